@@ -1,0 +1,111 @@
+"""The `pv` program: a click group that imports a command's module only when that command is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import click
+
+from pv import __version__
+from pv.cli.exit_codes import ExitCode
+
+
+class Entry(NamedTuple):
+    """Where a command lives (`module:attribute`) and the line that `pv --help` shows without importing it."""
+
+    target: str
+    help: str
+    section: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "validate": Entry("pv.cli.validate:validate", "Check contracts: shape, references, statuses.", "Contracts"),
+    "falsify": Entry("pv.cli.falsify:falsify", "Run the code that tries to break claims; write what it earned.", "Contracts"),
+    "settle": Entry("pv.cli.settle:settle", "Write the statuses that the records on disk support; run nothing.", "Contracts"),
+    "status": Entry("pv.cli.status:status", "Where every claim stands, the tally, ship percentages.", "Contracts"),
+    "verify": Entry("pv.cli.verify:verify", "Re-judge every record offline; run nothing.", "Contracts"),
+    "gate": Entry("pv.cli.gate:gate", "The CI gate: validate, verify, recheck, versions against a git reference.", "Contracts"),
+    "evidence": Entry("pv.cli.evidence:evidence", "Show, export, import and prune evidence records.", "Contracts"),
+    "retract": Entry("pv.cli.retract:retract", "Invalidate a record, with a reason.", "Contracts"),
+    "list": Entry("pv.cli.list_:list_", "List falsifiers by contract, status, device.", "Contracts"),
+    "explain": Entry("pv.cli.explain:explain", "Explain a rule code or a falsifier.", "Contracts"),
+    "why-not": Entry("pv.cli.why_not:why_not", "What is missing for a rung.", "Contracts"),
+    "schema": Entry("pv.cli.schema:schema", "Print or write the JSON Schemas.", "Contracts"),
+    "init": Entry("pv.cli.init:init", "Prepare a project: settings and editor support.", "Contracts"),
+    "diff": Entry("pv.cli.diff:diff", "Compare two contracts, captures, tensors or models.", "Compare"),
+    "run": Entry("pv.cli.run:run", "Generate text with a model.", "Engine"),
+    "trace": Entry("pv.cli.trace:trace", "Capture the tensors of a forward, or its statistics.", "Engine"),
+    "bisect": Entry("pv.cli.bisect:bisect", "Find the stage where two forwards part.", "Engine"),
+    "parity": Entry("pv.cli.parity:parity", "Compare a GPU backend with the CPU; measure the gate's power.", "Engine"),
+    "model": Entry("pv.cli.model:model", "Look at, convert and make models.", "Engine"),
+    "kld": Entry("pv.cli.kld:kld", "Divergence of two models over a text.", "Engine"),
+    "distill": Entry("pv.cli.distill:distill", "Distil a teacher into a student.", "Engine"),
+    "env": Entry("pv.cli.env:env", "What this machine has, and why something is not there.", "Tools"),
+    "completion": Entry("pv.cli.completion:completion", "Shell completion script.", "Tools"),
+}
+
+
+class LazyGroup(click.Group):
+    """Resolves a command by the table above; help texts come from the table, so help imports nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry.target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, n=3)
+            hint = f" Did you mean {' or '.join(near)}?" if near else " `pv --help` lists the commands."
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                formatter.write_dl([(n, e.help) for n, e in COMMANDS.items() if e.section == section])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, "-V", "--version", prog_name="pv")
+def pv() -> None:
+    """Keep claims about machine-learning code honest.
+
+    A claim is a falsifier in a YAML contract. `pv validate` checks contracts; `pv falsify` runs the code that tries to
+    break their claims and writes the status that the run earned.
+    """
+
+
+def main() -> None:
+    """Entry point of the console scripts: Ctrl-C is 130, a closed pipe is quiet, a bug is 3 with a traceback."""
+    try:
+        result = pv.main(standalone_mode=False, prog_name="pv")
+        sys.exit(result if isinstance(result, int) else ExitCode.OK)  # click returns the code of `ctx.exit(code)`
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(ExitCode.OK)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo("pv: this is a bug in pv; please report the lines above.", err=True)
+        sys.exit(ExitCode.FAILURE)
