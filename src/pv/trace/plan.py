@@ -1,0 +1,107 @@
+"""What a capture is to hold: stages x layers x heads x steps, decided before a model runs.
+
+A plan asks for what it names and for nothing else: a tap built from it is inert everywhere else, so that the memory
+of a run grows only by what was asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+from pv.model.stages import FIRST_LAYER_ONLY, WHOLE_MODEL, Stage
+from pv.trace.aprt import HEADER
+from pv.trace.stages import ATTENTION_MAPS, Dims, SelectionError, StageChoice, checked, file_layer, file_path, in_order
+
+MAP_BOUND = 256 << 20  # bytes of one attention map (Hq, T, S) that may be captured without naming heads
+
+
+class ExpectedFile(NamedTuple):
+    """A file that the plan promises."""
+
+    path: str  # relative to the capture, posix
+    stage: Stage
+    layer: int | None
+    step: int | None
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the APRT file."""
+        return HEADER.size + 4 * prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Stages in canonical order, layers, heads of attention maps (None: all), decode steps (none: the prefill)."""
+
+    stages: tuple[Stage, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...] | None = None
+    steps: tuple[int, ...] = ()
+
+    def wants(self, stage: Stage, layer: int | None) -> bool:
+        """Whether this stage of this layer is to be captured."""
+        if stage not in self.stages:
+            return False
+        return stage in WHOLE_MODEL or stage in FIRST_LAYER_ONLY or layer in self.layers
+
+    def files(self, dims: Dims, prompt: int) -> tuple[ExpectedFile, ...]:
+        """Every file of the capture for a prompt of `prompt` tokens, in computation order."""
+        rounds = [(None, prompt, prompt)] if not self.steps else [(k, 1, prompt + k) for k in self.steps]
+        return tuple(
+            self._file(stage, layer, step, new, seen, dims)
+            for step, new, seen in rounds
+            for stage, layer in self.places()
+        )
+
+    def places(self) -> list[tuple[Stage, int | None]]:
+        """(stage, layer) of every tensor of one forward, in computation order."""
+        whole = [stage for stage in self.stages if stage in WHOLE_MODEL]
+        first = [stage for stage in self.stages if stage in FIRST_LAYER_ONLY]
+        inner = [stage for stage in self.stages if stage not in WHOLE_MODEL and stage not in FIRST_LAYER_ONLY]
+        return [
+            *((stage, 0) for stage in first),
+            *((stage, layer) for layer in self.layers for stage in inner),
+            *((stage, None) for stage in whole),
+        ]
+
+    def _file(self, stage: Stage, layer: int | None, step: int | None, new: int, seen: int, dims: Dims) -> ExpectedFile:
+        kept = len(self.heads) if self.heads is not None and stage in ATTENTION_MAPS else None
+        shape = dims.shape(stage, new, seen, kept)
+        return ExpectedFile(file_path(stage, layer, step), stage, file_layer(stage, layer), step, shape)
+
+
+def make_plan(
+    choice: StageChoice,
+    dims: Dims,
+    *,
+    layers: tuple[int, ...] | None = None,
+    heads: tuple[int, ...] | None = None,
+    steps: tuple[int, ...] = (),
+) -> Plan:
+    """The plan of a choice for a model. `layers` and `heads` None mean all; whole-model stages have no layer to choose.
+
+    The embedding is kept in `layer-0`, once. It is captured whenever it was named; through `all` only with layer 0,
+    so that `all --layer 3` writes no other layer. Raises SelectionError for a layer or a head the model does not have.
+    """
+    kept_layers = checked(layers, dims.layers, "layer")
+    kept_heads = None if heads is None else checked(heads, dims.heads, "head")
+    stages = choice.stages
+    if 0 not in kept_layers:
+        stages = in_order(s for s in stages if s not in FIRST_LAYER_ONLY or s in choice.named)
+    return Plan(stages, kept_layers, kept_heads, tuple(sorted(set(steps))))
+
+
+def refuse_oversized_maps(plan: Plan, dims: Dims, prompt: int) -> None:
+    """Raise SelectionError when an attention map would exceed MAP_BOUND and no heads were named."""
+    if plan.heads is not None:
+        return
+    for file in plan.files(dims, prompt):
+        if file.stage in ATTENTION_MAPS and file.size > MAP_BOUND:
+            per_head = 4 * file.shape[1] * file.shape[2]
+            raise SelectionError(
+                f"{file.stage} of {dims.heads} heads over {file.shape[2]} tokens needs {file.size} bytes a layer, more "
+                f"than the bound of {MAP_BOUND}; name the heads to keep, {per_head} bytes each, for instance --heads 0"
+            )
