@@ -1,0 +1,518 @@
+"""The shape of a contract file as pydantic models: every field, alias pair and closed vocabulary of the format.
+
+Unknown keys are ignored here (53 top-level ones occur in real files); `pv.rules` looks at them. There are no
+after-validators (they do not run once a field fails, and users would see their errors in two rounds) and no untagged
+unions (they spoil the place of an error): where a field has two shapes, a tag that no real key can equal tells them
+apart, and `pv.contract.shape` drops it again. Alias pairs are two plain fields, read by `pv.contract.claims.aliased`.
+
+`Falsifier` and `Harness` here are shapes; what the other rooms read is `Claim` and `Contract`, exported below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, StringConstraints, Tag, WithJsonSchema
+
+from pv.contract.claims import Claim, Contract, KnownFailing, Metadata, Obligation, Threshold
+
+__all__ = [
+    "ALIASES",
+    "KINDS",
+    "OBLIGATION_TYPES",
+    "BindingRegistry",
+    "Claim",
+    "Contract",
+    "ContractFile",
+    "KnownFailing",
+    "Metadata",
+    "Obligation",
+    "PublishManifest",
+    "Threshold",
+]
+
+# (field, the other name of the same field), by the list they occur in
+ALIASES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "proof_obligations": (("property", "statement"), ("formal", "verification")),
+    "falsification_tests": (
+        ("rule", "description"),
+        ("prediction", "expected"),
+        ("test", "command"),
+        ("if_fails", "fails_if"),
+    ),
+}
+
+Kind = Literal[
+    "kernel",
+    "registry",
+    "model-family",
+    "model-family-variant",
+    "tokenizer",
+    "training-loop",
+    "pretraining-corpus",
+    "training-precondition-gate",
+    "corpus-assembly",
+    "pattern",
+    "schema",
+    "beat-benchmark",
+    "kaizen",
+    "competitive-parity",
+]
+ObligationType = Literal[
+    "invariant",
+    "equivalence",
+    "bound",
+    "monotonicity",
+    "idempotency",
+    "linearity",
+    "symmetry",
+    "associativity",
+    "conservation",
+    "ordering",
+    "completeness",
+    "soundness",
+    "involution",
+    "determinism",
+    "roundtrip",
+    "state_machine",
+    "classification",
+    "independence",
+    "termination",
+    "safety",
+    "liveness",
+    "precondition",
+    "postcondition",
+    "frame",
+    "loop_invariant",
+    "loop_variant",
+    "old_state",
+    "subcontract",
+]
+IntakeStatus = Literal["missing", "partial", "supported", "unclear"]
+
+KINDS: tuple[str, ...] = Kind.__args__  # type: ignore[attr-defined]  # how typing keeps a Literal's words
+OBLIGATION_TYPES: tuple[str, ...] = ObligationType.__args__  # type: ignore[attr-defined]  # likewise
+
+# A number may stand where text is wanted: `version: 1.10` is "1.10". The loader puts the source text in its place.
+Text = Annotated[str, WithJsonSchema({"type": ["string", "number"]})]
+Name = Annotated[str, StringConstraints(min_length=1), WithJsonSchema({"type": ["string", "number"], "minLength": 1})]
+Flag = Annotated[bool, Strict()]
+Float = Annotated[float, Strict()]
+Unsigned = Annotated[int, Strict(), Field(ge=0, le=2**32 - 1)]
+Integer = Annotated[int, Strict(), Field(ge=-(2**63), le=2**63 - 1)]
+Texts = list[Text]
+
+MANY, ONE, ANY = "<many>", "<one>", "<any>"  # tags: no key of a real file looks like this
+
+
+def _many_or_one(value: Any) -> str:
+    return MANY if isinstance(value, list) else ONE
+
+
+def _map_or_list(value: Any) -> str:
+    return MANY if isinstance(value, list) else ONE
+
+
+def _map_list_or_any(value: Any) -> str:
+    return ONE if isinstance(value, dict) else MANY if isinstance(value, list) else ANY
+
+
+OneOrMany = Annotated[Annotated[Text, Tag(ONE)] | Annotated[Texts, Tag(MANY)], Discriminator(_many_or_one)]
+
+
+class Shape(BaseModel):
+    """What every part shares: unknown keys are ignored, nothing is built before the whole is known."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True, protected_namespaces=())
+
+
+class MetadataShape(Shape):
+    """The head of a contract. `status` is the document's life, decided by people."""
+
+    version: Text
+    description: Text
+    created: Text | None = None
+    author: Text | None = None
+    references: Texts = []
+    depends_on: Texts = []
+    registry: Flag = False
+    kind: Kind = "kernel"
+    enforcement_level: Literal["basic", "standard", "strict", "proven"] | None = None
+    locked_level: Text | None = None
+    competitor: Text | None = None
+    demand_score: Integer | None = None
+    intake_status: IntakeStatus | None = None
+    proved_type: Text | None = None
+    status: Any = None
+    changelog: Any = None
+
+
+class TensorShape(Shape):
+    """A named tensor of a shape contract."""
+
+    dims: Texts
+    dtype: Text | None = None
+
+
+class ShapeContract(Shape):
+    """What an equation assumes or guarantees about shapes."""
+
+    shapes: dict[str, TensorShape] = {}
+    from_contract: Text | None = None
+    from_equation: Text | None = None
+
+
+class Equation(Shape):
+    """A formula and what holds of it."""
+
+    formula: Text = ""
+    domain: Text | None = None
+    codomain: Text | None = None
+    invariants: Texts = []
+    preconditions: Texts = []
+    postconditions: Texts = []
+    lean_theorem: Text | None = None
+    float_tolerance: Float | None = None
+    assumes: ShapeContract | None = None
+    guarantees: ShapeContract | None = None
+
+
+Equations = Annotated[
+    Annotated[dict[str, Equation], Tag(ONE)] | Annotated[list[Equation], Tag(MANY)], Discriminator(_map_or_list)
+]
+
+
+class Lean(Shape):
+    """The Lean theorem behind an obligation."""
+
+    theorem: Text
+    module: Text | None = None
+    status: Literal["proved", "sorry", "wip", "not-applicable"] = "sorry"
+    depends_on: Texts = []
+    mathlib_imports: Texts = []
+    notes: Text | None = None
+
+
+class ObligationShape(Shape):
+    """A property that the code owes. `statement` is `property`, `verification` is `formal`."""
+
+    id: Text | None = None
+    type: ObligationType = "invariant"
+    property: Text = ""
+    statement: Text = ""
+    formal: Text | None = None
+    verification: Text | None = None
+    tolerance: Float | None = None
+    applies_to: Text | None = None
+    na_reason: Text | None = None
+    na_owner: Text | None = None
+    lean: Lean | None = None
+    requires: Text | None = None
+    applies_to_phase: Text | None = None
+    parent_contract: Text | None = None
+
+
+class CellShape(Shape):
+    """Where a claim is tried."""
+
+    device: Literal["cpu", "cuda", "vulkan", "vulkan-sw", "metal"] = "cpu"
+    subject: Name = "code"
+
+
+class Requires(Shape):
+    """The cells a claim is about, and the independent code that must agree with it."""
+
+    cells: list[CellShape] = []
+    oracle: Literal["hf", "llama.cpp"] | None = None
+
+
+class ThresholdShape(Shape):
+    """The bound of one measurement: a number, or [low, high] for `within`."""
+
+    op: Literal["<", "<=", ">", ">=", "==", "!=", "within"]
+    value: Annotated[
+        Annotated[Float, Tag(ONE)] | Annotated[list[Float], Field(min_length=2, max_length=2), Tag(MANY)],
+        Discriminator(_many_or_one),
+    ]
+    unit: Text | None = None
+    source: Text | None = None
+    repeat: Float | None = None
+
+
+class KnownFailingShape(Shape):
+    """An honest red."""
+
+    owner: Name
+    reason: Name
+    since: Name
+
+
+class EvidenceBlock(Shape):
+    """`algorithm_evidence` as a mapping: both of its real shapes, and what pv writes."""
+
+    status: Text | None = None
+    last_verified: Text | None = None
+    test_locations: Texts | None = None
+    file_paths: Texts | None = None
+    function_names: Texts | None = None
+    invariants_enforced: Texts | None = None
+    notes: Any = None
+
+
+AlgorithmEvidence = Annotated[
+    Annotated[EvidenceBlock, Tag(ONE)] | Annotated[Texts, Tag(MANY)] | Annotated[Any, Tag(ANY)],
+    Discriminator(_map_list_or_any),
+]
+
+
+class Entry(Shape):
+    """What falsifiers and harnesses share: first the claim, then what pv writes."""
+
+    id: Text
+    binds_to: OneOrMany = []
+    claim: Any = None
+    requires: Requires | None = None
+    precondition: OneOrMany = []
+    blocked_on: OneOrMany = []
+    known_failing: KnownFailingShape | None = None
+    thresholds: dict[str, ThresholdShape] = {}
+    cost: Literal["quick", "slow", "device", "operator"] = "quick"
+
+    status: Any = None
+    last_verified: Any = None
+    evidence: Any = None
+    algorithm_evidence: AlgorithmEvidence = None
+    functional_evidence: Any = None
+    discharge_evidence: Any = None
+
+
+class Falsifier(Entry):
+    """A claim and how it would fail. `description`, `expected`, `command` and `fails_if` are other names of fields."""
+
+    rule: Text = ""
+    description: Text = ""
+    prediction: Text = ""
+    expected: Text = ""
+    test: Text | None = None
+    command: Text | None = None
+    test_harness: Text | None = None
+    name: Text | None = None
+    if_fails: Text = ""
+    fails_if: Text = ""
+
+
+class Harness(Entry):
+    """A bounded proof of an obligation."""
+
+    obligation: Text
+    property: Text | None = None
+    bound: Unsigned | None = None
+    strategy: Literal["exhaustive", "stub_float", "compositional", "bounded_int"] | None = None
+    solver: Text | None = None
+    harness: Text | None = None
+    actually_verified: Flag | None = None
+    rule: Text | None = None
+    prediction: Text | None = None
+    if_fails: Text | None = None
+
+
+class Phase(Shape):
+    """One phase of a kernel."""
+
+    name: Text
+    description: Text
+    invariant: Text | None = None
+
+
+class KernelStructure(Shape):
+    """The phases of a kernel."""
+
+    phases: list[Phase]
+
+
+class EnforcementRule(Shape):
+    """A rule of the block `enforcement`."""
+
+    description: Text
+    check: Text | None = None
+    severity: Text | None = None
+    reference: Text | None = None
+
+
+class QaGate(Shape):
+    """The quality gate a contract names; its contents are free."""
+
+    id: Text = ""
+    name: Text = ""
+    description: Text | None = None
+    checks: Texts = []
+    pass_criteria: Text | None = None
+    falsification: Text | None = None
+
+
+class VerificationSummary(Shape):
+    """Hand-kept counts; only `total_obligations` is checked."""
+
+    total_obligations: Unsigned
+    l2_property_tested: Unsigned = 0
+    l3_kani_proved: Unsigned = 0
+    l4_lean_proved: Unsigned = 0
+    l4_sorry_count: Unsigned = 0
+    l4_not_applicable: Unsigned = 0
+
+
+class TypeInvariant(Shape):
+    """A predicate that a type keeps."""
+
+    name: Text
+    type: Text
+    predicate: Text
+    description: Text | None = None
+
+
+class CoqDefinition(Shape):
+    """A definition of a Coq module."""
+
+    name: Text
+    statement: Text
+
+
+class CoqObligation(Shape):
+    """A Coq lemma and what it is about."""
+
+    links_to: Text
+    coq_lemma: Text
+    status: Text = "stub"
+
+
+class CoqSpec(Shape):
+    """A Coq module."""
+
+    module: Text
+    imports: Texts = []
+    definitions: list[CoqDefinition] = []
+    obligations: list[CoqObligation] = []
+
+
+class Beat(Shape):
+    """What a benchmark must beat (kind beat-benchmark)."""
+
+    pillar: Annotated[int, Strict(), Field(ge=0, le=255)] | None = None
+    incumbent: Text | None = None
+    incumbent_pinned: Any = None
+    canonical_task: Text | None = None
+    metric: Text | None = None
+    direction: Text | None = None
+    baseline_value: Float | None = None
+    baseline_floor: Float | None = None
+    beat_threshold: Float | None = None
+    baseline_sourced_date: Text | None = None
+    approved_compute: Text | None = None
+    ci_gate_name: Text | None = None
+
+
+class Story(Shape):
+    """A row of a registry of user stories."""
+
+    id: Text = ""
+    competitor: Text | None = None
+    demand_score: Integer | None = None
+    status: IntakeStatus | None = None
+
+
+class ParityRow(Shape):
+    """One comparison with a competitor (kind competitive-parity)."""
+
+    entry_point: Text | None = None
+    competitor: Text | None = None
+    competitor_version: Text | None = None
+    invocation_apr: Text | None = None
+    invocation_competitor: Text | None = None
+    dimension: Text | None = None
+    verdict: Literal["BETTER", "PARITY", "WORSE", "NOT_COMPARABLE", "UNMEASURED"] | None = None
+    measured_on: Text | None = None
+    valid_until: Text | None = None
+    owner: Text | None = None
+    evidence: Any = None
+    note: Text | None = None
+
+
+class Downgrade(Shape):
+    """Why a row of the ledger says less than it did."""
+
+    entry_point: Text | None = None
+    reason: (
+        Literal[
+            "RECEIPT_MISSING",
+            "HARNESS_DELETED",
+            "MEASUREMENT_UNDATED",
+            "COMPETITOR_UNPINNABLE",
+            "HOST_UNAVAILABLE",
+            "SUPERSEDED",
+        ]
+        | None
+    ) = None
+    owner: Text | None = None
+    recorded_on: Text | None = None
+    recheck_by: Text | None = None
+    detail: Text | None = None
+
+
+class ParityLedger(Shape):
+    """The comparisons of a project with its competitors."""
+
+    scope: Any = None
+    rows: list[ParityRow] = []
+    downgrades: list[Downgrade] = []
+
+
+class ContractFile(Shape):
+    """One contract file."""
+
+    metadata: MetadataShape
+    equations: Equations | None = None
+    proof_obligations: list[ObligationShape] = []
+    kernel_structure: KernelStructure | None = None
+    simd_dispatch: dict[str, dict[str, Text]] = {}
+    enforcement: dict[str, EnforcementRule] = {}
+    falsification_tests: list[Falsifier] = []
+    kani_harnesses: list[Harness] = []
+    qa_gate: QaGate | None = None
+    verification_summary: VerificationSummary | None = None
+    type_invariants: list[TypeInvariant] = []
+    coq_spec: CoqSpec | None = None
+    beat: Beat | None = None
+    stories: list[Story] = []
+    parity: ParityLedger | None = None
+
+
+class Binding(Shape):
+    """Where an equation of a contract is implemented."""
+
+    contract: Text
+    equation: Text
+    module_path: Text | None = None
+    function: Text | None = None
+    signature: Text | None = None
+    status: Literal["implemented", "partial", "not_implemented", "pending"]
+    notes: Text | None = None
+
+
+class BindingRegistry(Shape):
+    """Not a contract: the registry that binds equations to code (has `bindings` and `target_crate`)."""
+
+    version: Text
+    target_crate: Text
+    critical_path: Texts = []
+    bindings: list[Binding] = []
+
+
+class PublishManifest(Shape):
+    """Not a contract: what was published of a model, and where it came from (has `model_id` and `provenance`)."""
+
+    model_id: Name
+    provenance: dict[str, Any]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    size_bytes: Annotated[int, Strict(), Field(gt=0)] | None = None
+    artifact_url: Annotated[str, StringConstraints(pattern=r"^https://")] | None = None
