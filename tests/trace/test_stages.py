@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pv.model.spec import SHAPES
 from pv.model.stages import FIRST_LAYER_ONLY, PER_LAYER, WHOLE_MODEL, Stage
 from pv.trace import stages
-from pv.trace.stages import Dims, SelectionError
+from pv.trace.stages import SelectionError
 
 OLD_EIGHTEEN = [s for s in Stage if s not in stages.ATTENTION_MAPS]
-SEVEN_B = Dims(layers=28, hidden=3584, ffn=18944, heads=28, kv_heads=4, head_dim=128, vocab=152064)
+SEVEN_B = SHAPES["7b"]
 
 
 @given(st.lists(st.sampled_from(list(Stage)), min_size=1), st.randoms(use_true_random=False))
@@ -79,7 +80,7 @@ def test_a_layer_beyond_the_model_names_what_there_is():
 def test_shapes_of_the_7b_shape_give_the_published_sizes():
     def size(stage: Stage) -> int:
         count = 1
-        for axis in SEVEN_B.shape(stage, 7, 7):
+        for axis in stages.stage_shape(SEVEN_B, stage, 7, 7):
             count *= axis
         return 12 + 4 * count
 
@@ -94,9 +95,9 @@ def test_shapes_of_the_7b_shape_give_the_published_sizes():
 
 
 def test_a_decode_step_sees_the_tokens_before_it():
-    assert SEVEN_B.shape(Stage.ATTN_SCORES, 1, 9) == (28, 1, 9)
-    assert SEVEN_B.shape(Stage.ATTN_SOFTMAX, 1, 9, heads=2) == (2, 1, 9)
-    assert SEVEN_B.shape(Stage.FFN_GATE, 1, 9) == (1, 18944)
+    assert stages.stage_shape(SEVEN_B, Stage.ATTN_SCORES, 1, 9) == (28, 1, 9)
+    assert stages.stage_shape(SEVEN_B, Stage.ATTN_SOFTMAX, 1, 9, heads=2) == (2, 1, 9)
+    assert stages.stage_shape(SEVEN_B, Stage.FFN_GATE, 1, 9) == (1, 18944)
 
 
 def test_places():

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pv.model.stages import FIRST_LAYER_ONLY, WHOLE_MODEL, Stage
 from pv.trace.aprt import HEADER
-from pv.trace.stages import ATTENTION_MAPS, Dims, SelectionError, StageChoice, checked, file_layer, file_path, in_order
+from pv.trace.stages import (
+    ATTENTION_MAPS,
+    SelectionError,
+    StageChoice,
+    checked,
+    file_layer,
+    file_path,
+    in_order,
+    stage_shape,
+)
+
+if TYPE_CHECKING:
+    from pv.model.spec import ModelSpec
 
 MAP_BOUND = 256 << 20  # bytes of one attention map (Hq, T, S) that may be captured without naming heads
 
@@ -47,11 +59,11 @@ class Plan:
             return False
         return stage in WHOLE_MODEL or stage in FIRST_LAYER_ONLY or layer in self.layers
 
-    def files(self, dims: Dims, prompt: int) -> tuple[ExpectedFile, ...]:
+    def files(self, spec: ModelSpec, prompt: int) -> tuple[ExpectedFile, ...]:
         """Every file of the capture for a prompt of `prompt` tokens, in computation order."""
         rounds = [(None, prompt, prompt)] if not self.steps else [(k, 1, prompt + k) for k in self.steps]
         return tuple(
-            self._file(stage, layer, step, new, seen, dims)
+            self._file(stage, layer, step, new, seen, spec)
             for step, new, seen in rounds
             for stage, layer in self.places()
         )
@@ -67,15 +79,17 @@ class Plan:
             *((stage, None) for stage in whole),
         ]
 
-    def _file(self, stage: Stage, layer: int | None, step: int | None, new: int, seen: int, dims: Dims) -> ExpectedFile:
+    def _file(
+        self, stage: Stage, layer: int | None, step: int | None, new: int, seen: int, spec: ModelSpec
+    ) -> ExpectedFile:
         kept = len(self.heads) if self.heads is not None and stage in ATTENTION_MAPS else None
-        shape = dims.shape(stage, new, seen, kept)
+        shape = stage_shape(spec, stage, new, seen, kept)
         return ExpectedFile(file_path(stage, layer, step), stage, file_layer(stage, layer), step, shape)
 
 
 def make_plan(
     choice: StageChoice,
-    dims: Dims,
+    spec: ModelSpec,
     *,
     layers: tuple[int, ...] | None = None,
     heads: tuple[int, ...] | None = None,
@@ -86,22 +100,22 @@ def make_plan(
     The embedding is kept in `layer-0`, once. It is captured whenever it was named; through `all` only with layer 0,
     so that `all --layer 3` writes no other layer. Raises SelectionError for a layer or a head the model does not have.
     """
-    kept_layers = checked(layers, dims.layers, "layer")
-    kept_heads = None if heads is None else checked(heads, dims.heads, "head")
+    kept_layers = checked(layers, spec.layers, "layer")
+    kept_heads = None if heads is None else checked(heads, spec.heads, "head")
     stages = choice.stages
     if 0 not in kept_layers:
         stages = in_order(s for s in stages if s not in FIRST_LAYER_ONLY or s in choice.named)
     return Plan(stages, kept_layers, kept_heads, tuple(sorted(set(steps))))
 
 
-def refuse_oversized_maps(plan: Plan, dims: Dims, prompt: int) -> None:
+def refuse_oversized_maps(plan: Plan, spec: ModelSpec, prompt: int) -> None:
     """Raise SelectionError when an attention map would exceed MAP_BOUND and no heads were named."""
     if plan.heads is not None:
         return
-    for file in plan.files(dims, prompt):
+    for file in plan.files(spec, prompt):
         if file.stage in ATTENTION_MAPS and file.size > MAP_BOUND:
             per_head = 4 * file.shape[1] * file.shape[2]
             raise SelectionError(
-                f"{file.stage} of {dims.heads} heads over {file.shape[2]} tokens needs {file.size} bytes a layer, more "
+                f"{file.stage} of {spec.heads} heads over {file.shape[2]} tokens needs {file.size} bytes a layer, more "
                 f"than the bound of {MAP_BOUND}; name the heads to keep, {per_head} bytes each, for instance --heads 0"
             )

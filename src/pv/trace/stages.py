@@ -6,7 +6,6 @@ Hkv key-value heads, D head dimension, V vocabulary. No import of torch or numpy
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,31 +53,20 @@ class StageChoice(NamedTuple):
     named: frozenset[Stage]
 
 
-@dataclass(frozen=True, slots=True)
-class Dims:
-    """The widths of a model that decide the shapes of its stages."""
-
-    layers: int
-    hidden: int  # H
-    ffn: int  # F
-    heads: int  # Hq
-    kv_heads: int  # Hkv
-    head_dim: int  # D
-    vocab: int  # V
-
-    @staticmethod
-    def of(spec: ModelSpec) -> Dims:
-        """The widths of a model's spec."""
-        return Dims(spec.layers, spec.hidden, spec.ffn, spec.heads, spec.kv_heads, spec.head_dim, spec.vocab)
-
-    def shape(self, stage: Stage, new: int, seen: int, heads: int | None = None) -> tuple[int, ...]:
-        """Shape of a stage for `new` tokens when the cache then holds `seen`; `heads`: how many of Hq are kept."""
-        widths = {"T": new, "S": seen, "H": self.hidden, "F": self.ffn, "V": self.vocab}
-        widths["(Hq+2*Hkv)*D"] = (self.heads + 2 * self.kv_heads) * self.head_dim
-        widths["Hq*D"] = self.heads * self.head_dim
-        widths["Hkv*D"] = self.kv_heads * self.head_dim
-        widths["Hq"] = self.heads if heads is None else heads
-        return tuple(widths[axis] for axis in LAYOUTS[stage].split(","))
+def stage_shape(spec: ModelSpec, stage: Stage, new: int, seen: int, heads: int | None = None) -> tuple[int, ...]:
+    """Shape of a stage for `new` tokens when the cache then holds `seen`; `heads`: how many are kept."""
+    widths = {
+        "T": new,
+        "S": seen,
+        "H": spec.hidden,
+        "F": spec.ffn,
+        "V": spec.vocab,
+        "(Hq+2*Hkv)*D": spec.qkv_width,
+        "Hq*D": spec.q_width,
+        "Hkv*D": spec.kv_width,
+        "Hq": spec.heads if heads is None else heads,
+    }
+    return tuple(widths[axis] for axis in LAYOUTS[stage].split(","))
 
 
 def parse_stage(name: str) -> Stage:
