@@ -17,5 +17,13 @@ from pv.falsify.api import (
 )
 
 __all__ = [
-    "Blocked", "Completed", "Context", "Control", "Inconclusive", "Measurement", "falsifier", "harness", "measure",
+    "Blocked",
+    "Completed",
+    "Context",
+    "Control",
+    "Inconclusive",
+    "Measurement",
+    "falsifier",
+    "harness",
+    "measure",
 ]

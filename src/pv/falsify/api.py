@@ -1,8 +1,8 @@
 """What the author of a check writes: `@falsifier`, `@harness`, `Control`, and a function that measures.
 
 A check attacks one claim and returns measurements; it never judges. The decorators only attach a registration to the
-function. `pv` finds ids, levels, costs and control names by reading the source (`pv.falsify.discovery`), so they must be
-literals; the worker that imports the module compares both views and fails when they differ.
+function. `pv` finds ids, levels, costs and control names by reading the source (`pv.falsify.discovery`), so they must
+be literals; the worker that imports the module compares both views and fails when they differ.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Control:
     cells: tuple[str, ...] = ()
 
 
-class Blocked(Exception):
+class Blocked(Exception):  # noqa: N818 - it is a verdict, not an error
     """Raised by a check: something the cell needs is absent. `missing` names it; nothing is claimed or lost."""
 
     def __init__(self, *missing: str) -> None:
@@ -54,7 +54,7 @@ class Blocked(Exception):
         self.missing = missing
 
 
-class Inconclusive(Exception):
+class Inconclusive(Exception):  # noqa: N818 - likewise
     """Raised by a check: a precondition of its measurement does not hold, so the number would mean nothing."""
 
 
