@@ -1,0 +1,114 @@
+"""Plain scalars and comments -> the places that readers of YAML 1.1 and 1.2, or a reader and its author, read apart."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from pv.diagnostics.model import Span
+from pv.document.scalars import OLD_BOOLEANS
+
+Loc = tuple[str | int, ...]
+
+
+class Ambiguity(NamedTuple):
+    """One place. `kind` names the reason (see KINDS), `fix` is a spelling that all readers agree on, or empty."""
+
+    kind: str
+    text: str
+    fix: str
+    loc: Loc
+    is_key: bool
+    span: Span
+
+
+# What each kind means to the two readers. A rule decides which of them matter, and where.
+KINDS: dict[str, str] = {
+    "boolean word": "a boolean in YAML 1.1, text in YAML 1.2",
+    "exponent": "text in YAML 1.1, a number in YAML 1.2",
+    "sexagesimal": "a number to the base of 60 in YAML 1.1, text in YAML 1.2",
+    "leading zero": "an octal number in YAML 1.1, a decimal one in YAML 1.2",
+    "octal": "text in YAML 1.1, an octal number in YAML 1.2",
+    "underscore": "a number in YAML 1.1, text in YAML 1.2",
+    "binary": "a number in YAML 1.1, text in YAML 1.2",
+    "date": "a date in YAML 1.1, text in YAML 1.2",
+    "merge key": "the keys of another mapping in YAML 1.1, a key called `<<` in YAML 1.2",
+    "number as text": "a number whose last digits are lost: 1.10 is 1.1",
+    "cut": "the author's text up to ` #`, where a comment begins",
+}
+
+_DATE = re.compile(
+    r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}"
+    r"(?:(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]*)?(?:[ \t]*(?:Z|[-+][0-9]{1,2}(?::?[0-9]{2})?))?)?\Z"
+)
+_SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?\Z")
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+\Z")
+_OCTAL = re.compile(r"0o[0-7]+\Z")
+_BINARY = re.compile(r"[-+]?0b[01_]+\Z")
+_EXPONENT = re.compile(r"(?P<sign>[-+]?)(?P<whole>[0-9]*)(?P<point>\.?)(?P<rest>[0-9]*)[eE](?P<power>[-+]?[0-9]+)\Z")
+_UNDERSCORE = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*)\Z")
+_TRAILING_ZERO = re.compile(r"[-+]?[0-9]+\.[0-9]*0\Z")
+
+# A comment that touches its `#` ("issue #123", "#[test]"); rulers and headings ("#---", "##") are comments.
+_TOUCHING = re.compile(r"#[\w\[({<\"'`@$&*!?/\\]")
+_PAIRS = (("(", ")"), ("[", "]"), ("{", "}"))
+_QUOTES = ("`", '"')
+
+
+def judge(text: str) -> tuple[str, str] | None:
+    """The kind of a plain scalar that readers disagree on, and a spelling they agree on; None for the others."""
+    if text in OLD_BOOLEANS:
+        return "boolean word", f'"{text}"'
+    if _DATE.match(text):
+        return "date", f'"{text}"'
+    if _SEXAGESIMAL.match(text):
+        return "sexagesimal", f'"{text}"'
+    if _LEADING_ZERO.match(text):
+        return "leading zero", ""
+    if _OCTAL.match(text):
+        return "octal", str(int(text, 0))
+    if _BINARY.match(text):
+        return "binary", f'"{text}"'
+    exponent = _EXPONENT.match(text)
+    if exponent and any(exponent[part] for part in ("whole", "rest")):
+        return _exponent(exponent)
+    if "_" in text and _UNDERSCORE.match(text):
+        return "underscore", text.replace("_", "")
+    if _TRAILING_ZERO.match(text) and str(float(text)) != text:
+        return "number as text", f'"{text}"'
+    return None
+
+
+def _exponent(match: re.Match[str]) -> tuple[str, str] | None:
+    """YAML 1.1 wants a point in the mantissa and a sign in the exponent."""
+    power = match["power"]
+    if match["point"] and power[0] in "+-":
+        return None
+    sign = "" if power[0] in "+-" else "+"
+    return "exponent", f"{match['sign']}{match['whole'] or '0'}.{match['rest'] or '0'}e{sign}{power}"
+
+
+def cuts(text: str, end: int, value: str) -> str | None:
+    """The comment that seems to be the rest of the plain scalar `value` ending at `end`, or None.
+
+    It seems so when the comment touches its `#`, or when the value leaves a bracket or a quote open that the comment
+    closes.
+    """
+    gap = end
+    while text[gap : gap + 1] in (" ", "\t"):
+        gap += 1
+    if gap == end or text[gap : gap + 1] != "#":
+        return None
+    stop = gap
+    while text[stop : stop + 1] not in ("", "\r", "\n"):
+        stop += 1
+    comment = text[gap:stop]
+    if comment.startswith("#!") and "pv:" in comment:
+        return None
+    if _TOUCHING.match(comment):
+        return comment
+    if any(value.count(a) > value.count(b) and comment.count(b) > comment.count(a) for a, b in _PAIRS):
+        return comment
+    if any(value.count(quote) % 2 and comment.count(quote) % 2 for quote in _QUOTES):
+        return comment
+    return None
