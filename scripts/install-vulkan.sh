@@ -3,7 +3,7 @@
 # Says what it did. Never fails the set-up: without a driver the vulkan-sw cells are BLOCKED, nothing else changes.
 set -u
 
-say() { echo "install-vulkan: $*"; }
+say() { echo "install-vulkan: $*" >&2; }
 
 loader_present() { ldconfig -p 2>/dev/null | grep -q 'libvulkan\.so\.1'; }
 
