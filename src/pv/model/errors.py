@@ -25,6 +25,10 @@ class WeightsError(ModelError):
     damaged = True
 
 
+class QuantError(ModelError):
+    """Numbers that a stored type cannot hold: not finite, out of its range, or no whole number of blocks."""
+
+
 class TokenizerError(ModelError):
     """The tokenizer file is missing, truncated, or does not fit the model."""
 
