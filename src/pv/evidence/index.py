@@ -1,0 +1,138 @@
+"""A derived, disposable table of what the ladder reads of every record, so that status need not parse thousands.
+
+Keyed by file name, size and mtime. One JSON file; lists that many records share (closures, bound files) stand once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pv.contract.vocabulary import Cell, DeviceClass, Level, Verdict
+
+INDEX_VERSION = 1
+FILE = "evidence-index.json"
+Stat = tuple[str, int, int]  # relative path, size, mtime in ns
+
+
+class Summary(NamedTuple):
+    """One record in brief. `figures`: name -> (value, repeat); `thresholds`: name -> the bound in words."""
+
+    path: str
+    digest: str
+    claim_id: str
+    contract_id: str
+    claim_digest: str
+    closure_digest: str
+    bound: Mapping[str, str]
+    cell: Cell
+    level: Level
+    verdict: Verdict
+    reason: str
+    missing: tuple[str, ...]
+    controls_caught: bool
+    figures: Mapping[str, tuple[float | int | str, float | int | str | None]]
+    thresholds: Mapping[str, str]
+    host: str
+    driver: str
+    setting: str
+    seed: int | None
+    oracle: str
+    oracle_agreed: bool
+    exhausted: int | None
+    started_at: str
+    previous: str
+    invalidates: str
+    entry_point: str
+
+
+Reader = Callable[[Path, str], "tuple[Summary, Mapping[str, str]]"]  # file, relative path -> summary, closure
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Summaries of every sound record, oldest first, the closures they name, and the files that are no record."""
+
+    summaries: tuple[Summary, ...] = ()
+    closures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    problems: tuple[tuple[str, str], ...] = ()
+
+
+def current(root: Path, cache: Path | None, stats: Sequence[Stat], read: Reader) -> Index:
+    """The index of the files in `stats`; only new and changed ones are read. The cache is refreshed if that was needed.
+
+    `read` raises ValueError or OSError for a file that is no record; that becomes a problem, and is tried again.
+    """
+    table = _load(cache, root)
+    rows: dict[str, list[Any]] = {}
+    closures: dict[str, Mapping[str, str]] = {}
+    problems: list[tuple[str, str]] = []
+    fresh = 0
+    for name, size, mtime in stats:
+        known = table.rows.get(name)
+        if known is not None and known[:2] == [size, mtime]:
+            rows[name] = known
+            closures[known[2][5]] = table.closures[known[2][5]]
+            continue
+        fresh += 1
+        try:
+            summary, closure = read(root / name, name)
+        except (ValueError, OSError) as error:
+            problems.append((name, str(error)))
+            continue
+        rows[name] = [size, mtime, _row(summary)]
+        closures[summary.closure_digest] = closure
+    if cache is not None and (fresh > len(problems) or len(rows) != len(table.rows)):
+        _save(cache, root, rows, closures)
+    summaries = sorted((_summary(row[2]) for row in rows.values()), key=_age)
+    return Index(tuple(summaries), closures, tuple(problems))
+
+
+class _Table(NamedTuple):
+    rows: Mapping[str, list[Any]]
+    closures: Mapping[str, Mapping[str, str]]
+
+
+def _age(summary: Summary) -> tuple[str, str]:
+    return summary.started_at.removesuffix("Z"), summary.digest
+
+
+def _load(cache: Path | None, root: Path) -> _Table:
+    """The table on disk, or an empty one: a missing, foreign or damaged cache is no error."""
+    if cache is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = json.loads((cache / FILE).read_bytes())
+            if data["version"] == INDEX_VERSION and data["root"] == str(root.resolve()):
+                return _Table(data["rows"], data["closures"])
+    return _Table({}, {})
+
+
+def _save(cache: Path, root: Path, rows: Mapping[str, Any], closures: Mapping[str, Any]) -> None:
+    data = {"version": INDEX_VERSION, "root": str(root.resolve()), "rows": rows, "closures": closures}
+    with contextlib.suppress(OSError):  # a cache that cannot be written is only slow
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = cache / f"{FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps(data, separators=(",", ":")))
+        temporary.replace(cache / FILE)
+
+
+def _row(summary: Summary) -> list[Any]:
+    row: list[Any] = list(summary)
+    row[7] = list(summary.cell)
+    return row
+
+
+def _summary(row: Sequence[Any]) -> Summary:
+    summary = Summary(*row)
+    return summary._replace(
+        cell=Cell(DeviceClass(summary.cell[0]), summary.cell[1]),
+        level=Level(summary.level),
+        verdict=Verdict(summary.verdict),
+        missing=tuple(summary.missing),
+        figures={name: (value, repeat) for name, (value, repeat) in summary.figures.items()},
+    )
