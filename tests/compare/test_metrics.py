@@ -1,0 +1,269 @@
+"""The metrics against their definitions, their laws, and the holes that other comparers have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pv.compare import metrics
+from pv.compare.metrics import ShapeError, compare, compare_logits
+
+FINITE = st.floats(-1e6, 1e6, width=32)
+PAIRS = hnp.array_shapes(min_dims=1, max_dims=3, max_side=7).flatmap(
+    lambda shape: st.tuples(
+        hnp.arrays(np.float32, shape, elements=FINITE), hnp.arrays(np.float32, shape, elements=FINITE)
+    )
+)
+
+
+def by_definition(x, r):
+    """(rel_l2, linf_rel, cosine, scale) of each row, straight from the formulas."""
+    x, r = (v.astype(np.float64).reshape(-1, v.shape[-1]) for v in (x, r))
+    for a, b in zip(x, r, strict=True):
+        error, length = np.linalg.norm(a - b), np.linalg.norm(b)
+        cosine = a @ b / (np.linalg.norm(a) * length) if np.linalg.norm(a) * length else float(not (a.any() or b.any()))
+        yield (
+            error / length if length else (0.0 if error == 0 else np.inf),
+            np.abs(a - b).max() / np.abs(b).max() if b.any() else (0.0 if error == 0 else np.inf),
+            cosine,
+            a @ b / (b @ b) if b @ b else 1.0,
+        )
+
+
+@given(PAIRS)
+def test_every_figure_is_its_definition(pair):
+    x, r = pair
+    rows = compare(x, r).rows
+    for row, (rel_l2, linf_rel, cosine, scale) in enumerate(by_definition(x, r)):
+        assert rows.rel_l2[row] == pytest.approx(rel_l2, rel=1e-6)
+        assert rows.linf_rel[row] == pytest.approx(linf_rel, rel=1e-6)
+        assert rows.cosine[row] == pytest.approx(cosine, abs=1e-6)
+        assert rows.scale[row] == pytest.approx(scale, rel=1e-6, abs=1e-6)
+
+
+@given(PAIRS)
+def test_the_worst_row_decides_and_the_worst_element_is_found(pair):
+    x, r = pair
+    found = compare(x, r)
+    assert found.rel_l2 == found.rows.rel_l2.max()
+    assert found.cosine == found.rows.cosine.min()
+    assert found.worst.test == x[found.worst.at]
+    assert found.worst.reference == r[found.worst.at]
+    assert found.max_abs == np.abs(x.astype(np.float64) - r.astype(np.float64)).max()
+    assert found.identical == (x.tobytes() == r.tobytes())
+
+
+@given(hnp.arrays(np.float32, (3, 50), elements=st.floats(np.float32(0.01), 100, width=32)), st.integers(-4, 4))
+def test_scaling_by_a_power_of_two_is_a_scale_and_nothing_else(r, power):
+    found = compare(r * np.float32(2.0**power), r)
+    assert found.scale == pytest.approx(2.0**power, rel=1e-12)
+    assert found.cosine == pytest.approx(1.0, abs=1e-15)
+    assert found.rel_l2 == pytest.approx(abs(2.0**power - 1), rel=1e-12)
+
+
+@given(
+    hnp.arrays(np.float32, (4, 9), elements=FINITE),
+    hnp.arrays(np.float32, (4, 9), elements=FINITE),
+    st.permutations(range(4)),
+)
+def test_the_order_of_positions_does_not_matter(x, r, order):
+    found, moved = compare(x, r), compare(x[list(order)], r[list(order)])
+    assert (found.rel_l2, found.linf_rel, found.cosine, found.max_abs) == (
+        moved.rel_l2, moved.linf_rel, moved.cosine, moved.max_abs,
+    )  # fmt: skip
+    assert found.rms == pytest.approx(moved.rms, rel=1e-12)
+
+
+def test_identical_gives_zero_zero_one():
+    values = np.random.default_rng(0).standard_normal((5, 8), np.float32)
+    found = compare(values, values.copy())
+    assert (found.max_abs, found.rms, found.rel_l2, found.cosine, found.identical) == (0.0, 0.0, 0.0, 1.0, True)
+
+
+def test_the_cosine_keeps_digits_that_a_dot_product_loses():
+    r = np.random.default_rng(1).standard_normal((1, 4096), np.float32)
+    x = r.copy()
+    x[0, 7] = np.nextafter(x[0, 7], np.float32(9))
+    gap, length = float(x[0, 7]) - float(r[0, 7]), np.linalg.norm(r.astype(np.float64))
+    exact = (gap**2 - (gap * float(r[0, 7]) / length) ** 2) / (2 * length**2)
+    lost = compare(x, r).cosine_loss
+    assert lost == pytest.approx(exact, rel=1e-3)
+    assert 0 < lost < 1e-15
+
+
+def test_one_bad_position_is_not_averaged_away():
+    r = np.ones((1000, 16), np.float32)
+    x = r.copy()
+    x[777] *= 2
+    found = compare(x, r)
+    assert (found.rel_l2, found.rel_l2_at, found.worst.at) == (1.0, 777, (777, 0))
+
+
+def test_a_single_wrong_block_shows_in_linf_where_rel_l2_dilutes_it():
+    r = np.random.default_rng(0).standard_normal((1, 100_000), np.float32)
+    x = r.copy()
+    x[0, 5] += 8
+    found = compare(x, r)
+    assert found.linf_rel > 1
+    assert found.rel_l2 < 0.03
+
+
+@pytest.mark.parametrize("width", [1, 3, metrics.BLOCK - 1, metrics.BLOCK, metrics.BLOCK + 1, 2 * metrics.BLOCK + 5])
+def test_blocks_of_any_width_sum_to_the_whole(width):
+    rng = np.random.default_rng(width)
+    r = rng.standard_normal((3, width), np.float32)
+    x = r + rng.standard_normal((3, width), np.float32) / np.float32(1000)
+    rows = compare(x, r).rows
+    d = x.astype(np.float64) - r
+    np.testing.assert_allclose(rows.dd, (d * d).sum(1), rtol=1e-6)
+    np.testing.assert_allclose(rows.rr, (r.astype(np.float64) ** 2).sum(1), rtol=1e-12)
+
+
+def test_used_elements_are_forgotten_each_once():
+    seen = np.zeros(3 * 100_000, int)
+
+    def forget(first: int, last: int) -> None:
+        seen[first:last] += 1
+
+    r = np.ones((3, 100_000), np.float32)
+    compare(r.reshape(-1), r.reshape(-1), (3, 100_000), forget)
+    assert (seen == 1).all()
+
+
+NAN, INF = np.float32("nan"), np.float32("inf")
+
+
+@pytest.mark.parametrize(
+    ("x", "r", "disagree", "broken"),
+    [
+        ([1, NAN], [1, 2], 1, True),
+        ([1, 2], [1, NAN], 1, True),
+        ([1, NAN], [1, NAN], 0, True),  # NaN anywhere fails, even in the same place
+        ([1, -INF], [1, -INF], 0, False),  # a mask both sides agree upon
+        ([1, -metrics.MASK], [1, -INF], 0, False),  # the mask constant stands for -inf
+        ([1, INF], [1, -INF], 1, True),
+        ([1, -INF], [1, 5], 1, True),
+        ([1, 2], [1, -metrics.MASK], 1, True),
+    ],
+)
+def test_masks_must_match_and_nan_is_never_fine(x, r, disagree, broken):
+    found = compare(np.array([x], np.float32), np.array([r], np.float32))
+    assert found.nonfinite.disagree == disagree
+    assert found.broken == broken
+    assert found.max_abs == 0.0  # of what is finite on both sides
+    assert found.rows.rr[0] == 1.0
+
+
+def test_a_mask_constant_does_not_swamp_the_figures():
+    r = np.array([[1, 1, -metrics.MASK]], np.float32)
+    x = np.array([[1, 2, -metrics.MASK]], np.float32)
+    assert compare(x, r).rel_l2 == pytest.approx(np.sqrt(0.5))
+
+
+def test_nothing_finite_to_compare_is_nan_not_zero():
+    found = compare(np.array([[NAN]], np.float32), np.array([[1]], np.float32))
+    assert found.worst is None
+    assert np.isnan(found.max_abs)
+    assert np.isnan(found.rms)
+
+
+def test_identical_nan_bits_are_identical_and_other_nan_bits_are_not():
+    one, other = (np.array([bits], np.uint32).view(np.float32) for bits in (0x7FC00001, 0x7FC00002))
+    assert compare(one, one.copy()).identical
+    assert not compare(one, other).identical
+
+
+def test_sizes_are_never_cut_to_fit():
+    with pytest.raises(ShapeError, match=r"got \(3,\) and \(4,\)"):
+        compare(np.zeros(3, np.float32), np.zeros(4, np.float32))
+    with pytest.raises(ShapeError, match="expected 3 elements"):
+        compare(np.zeros(3, np.float32), np.zeros(3, np.float32), (2, 2))
+    with pytest.raises(ShapeError, match="at least one"):
+        compare(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
+
+
+@given(PAIRS, st.integers(1, 5))
+def test_largest_is_the_sorted_list(pair, limit):
+    x, r = pair
+    flat = np.abs(x.astype(np.float64) - r.astype(np.float64)).reshape(-1)
+    order = np.lexsort((np.arange(flat.size), -flat))[:limit]
+    found = metrics.largest(x, r, x.shape, limit)
+    assert [w.at for w in found] == [tuple(map(int, np.unravel_index(i, x.shape))) for i in order]
+    assert [abs(w.difference) for w in found] == list(flat[order])
+
+
+def test_largest_crosses_blocks_and_puts_one_sided_nan_first():
+    r = np.zeros(3 * metrics.BLOCK, np.float32)
+    x = r.copy()
+    x[[5, metrics.BLOCK + 1, 2 * metrics.BLOCK + 2]] = [1, 3, 2]
+    x[7] = NAN
+    found = metrics.largest(x, r, x.shape, 3)
+    assert [w.at[0] for w in found] == [7, metrics.BLOCK + 1, 2 * metrics.BLOCK + 2]
+
+
+@given(hnp.arrays(np.float32, 20, elements=FINITE), st.integers(0, 1000))
+def test_ulps_count_representable_numbers(values, steps):
+    moved = values.copy()
+    moved.view(np.int32)[values != 0] += steps
+    expected = np.where(values != 0, steps, 0)
+    np.testing.assert_array_equal(metrics.ulps(moved, values), expected)
+
+
+def test_ulps_across_zero():
+    tiny = np.array([1e-45], np.float32)
+    assert metrics.ulps(tiny, -tiny)[0] == 2
+    assert metrics.ulps(np.array([-0.0], np.float32), np.array([0.0], np.float32))[0] == 0
+
+
+def test_spread_describes_a_shift():
+    r = np.random.default_rng(0).standard_normal((4, 1000), np.float32)
+    found = metrics.spread(r + np.float32(0.5), r)
+    assert found.shift == pytest.approx(0.5, abs=1e-6)
+    assert found.median_abs == pytest.approx(0.5, abs=1e-6)
+    assert found.centred_cosine == pytest.approx(1.0, abs=1e-12)
+    assert found.sampled == 1
+    assert metrics.spread(r, r, most=100).sampled == 40
+
+
+def test_a_massive_channel_does_not_make_unrelated_rows_alike():
+    rng = np.random.default_rng(0)
+    x, r = rng.standard_normal((2, 6, 512)).astype(np.float32)
+    x[:, 3] = r[:, 3] = 1e4
+    assert compare(x, r).cosine > 0.999
+    assert metrics.without_massive(x, r) > 1
+
+
+def test_logits_scaled_by_two_pass_the_cosine_and_fail_the_divergence():
+    r = np.random.default_rng(0).standard_normal(1000).astype(np.float32) * 3
+    found = compare_logits(2 * r, r)
+    assert found.top1_equal
+    assert found.centred_cosine > 0.999999
+    assert found.kl > 0.5
+
+
+def test_a_shift_of_all_logits_is_harmless_to_the_sampler():
+    r = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    found = compare_logits(r + np.float32(4), r)
+    assert found.kl == pytest.approx(0, abs=1e-10)
+    assert found.centred_cosine == pytest.approx(1.0, abs=1e-9)
+
+
+def test_logit_figures_by_hand():
+    found = compare_logits(np.array([0, 1, 5, 4], np.float32), np.array([0, 1, 4, 5], np.float32), k=2)
+    assert (found.top1_equal, found.top1_reference, found.top1_test) == (False, 3, 2)
+    assert (found.margin, found.jaccard, found.k) == (1.0, 1.0, 2)
+    p = np.exp([0, 1, 4, 5.0]) / np.exp([0, 1, 4, 5.0]).sum()
+    assert found.kl == pytest.approx(p[3] - p[2])
+    assert found.max_logprob == pytest.approx(1.0)
+    assert compare_logits(np.array([1, 0, 0, 9], np.float32), np.array([9, 8, 0, 0], np.float32), k=2).jaccard == 1 / 3
+
+
+def test_logits_with_nan_are_nan_figures_not_zero():
+    found = compare_logits(np.array([NAN, 1], np.float32), np.array([0, 1], np.float32))
+    assert np.isnan(found.kl)
+    assert not found.top1_equal
+    with pytest.raises(ShapeError):
+        compare_logits(np.zeros(3, np.float32), np.zeros(4, np.float32))
