@@ -20,7 +20,7 @@ from yaml.events import (
 )
 
 from pv.document.limits import Limits
-from pv.document.scalars import MERGE, NUMERIC_STARTS, SHORT, WORDS, Scalar, resolve_number, resolve_plain
+from pv.document.scalars import MERGE, NUMERIC_STARTS, SHORT, WORDS, Scalar, resolve_plain
 
 OPEN_MAP: Final = -1
 OPEN_SEQUENCE: Final = -2
@@ -32,7 +32,7 @@ TAG: Final = "tag:yaml.org,2002:"
 _SCALAR_TAGS: Final = frozenset(TAG + name for name in ("str", "int", "float", "bool", "null"))
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - named like `Unreadable`, which it becomes
     """The events ask for something that pv does not do. Becomes an `Unreadable` with a place."""
 
     def __init__(self, code: str, message: str, start: int, end: int, hint: str = "") -> None:
@@ -192,8 +192,8 @@ def build(get_event: Callable[[], Any], limits: Limits) -> Built:
 
 def _second_look(event: Any, start: int, end: int, *, is_key: bool) -> Any:
     text: str = event.value
-    # libyaml reports `! "12"` and `! 12` as plain and untagged, yet the bare tag makes both text: it shows in the style,
-    # or in a range longer than the text.
+    # libyaml reports `! "12"` and `! 12` as plain and untagged, yet the bare tag makes both text: it shows in the
+    # style, or in a range longer than the text.
     if event.style or (event.anchor is None and end - start != len(text)):
         return text
     if text == "<<" and is_key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,9 @@ from yaml.parser import Parser
 from yaml.reader import Reader
 from yaml.scanner import Scanner, ScannerError
 
+CParser: Any  # the stubs know it only as a base class of loaders
 try:
-    from yaml._yaml import CParser
+    CParser = importlib.import_module("yaml._yaml").CParser
 except ImportError:  # a PyYAML built without libyaml
     CParser = None
 
@@ -32,15 +34,12 @@ class _PureParser(Reader, Scanner, Parser):
         Parser.__init__(self)
 
     def get_event(self) -> Any:
-        event = super().get_event()
-        if isinstance(event, yaml.ScalarEvent) and not _encodable(event.value):
+        event: Any = super().get_event()  # type: ignore[no-untyped-call]  # untyped in the stubs
+        if event.__class__ is yaml.ScalarEvent and not _encodable(event.value):
             # libyaml refuses "\ud800" while scanning; half a surrogate pair could never be written back.
-            raise ScannerError(
-                "while parsing a quoted scalar",
-                event.start_mark,
-                "found invalid Unicode character escape code",
-                event.start_mark,
-            )
+            mark: Any = event.start_mark
+            problem = "found invalid Unicode character escape code"
+            raise ScannerError("while parsing a quoted scalar", mark, problem, mark)
         return event
 
 

@@ -19,9 +19,9 @@ _NO_PROPERTIES = Properties("", "")
 
 
 class ScalarInfo(NamedTuple):
-    """How a scalar is written. `span` includes its anchor and tag, and is the alias itself where it is reached by one.
+    """How a scalar is written. `span` includes its anchor and tag; of a scalar that is an alias it is the alias.
 
-    `alias` is the first alias on the way from the root (`<<` for a merge key): an edit there would change another place.
+    `alias` is the first alias on the way from the root (`<<` for a merge key): an edit there changes another place too.
     """
 
     text: str  # unquoted, as the author meant it; the source text of a plain scalar

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from pv.diagnostics.model import Diagnostic, Severity, Span
-from pv.document import ambiguity, suppressions, syntax
+from pv.document import ambiguity, syntax
 from pv.document.ambiguity import Ambiguity
 from pv.document.build import ALIAS, Built, Refused, build
 from pv.document.events import events
 from pv.document.limits import LIMITS, Limits, Unreadable
 from pv.document.positions import Lines, Loc, Node, ScalarInfo, Tree, style_of
-from pv.document.suppressions import MARKER, Suppression
+from pv.document.suppressions import MARKER, Malformed, Suppression, find_suppressions
 
 __all__ = [
     "LIMITS",
@@ -42,6 +42,9 @@ _FIRST_BREAK = re.compile(r"\r\n|\r|\n")
 _MOST_DIRECTIVES = 32
 _OLD_BREAKS = re.compile("[\x85\u2028\u2029]")
 _VERSION_DIRECTIVE = re.compile(r"%YAML[ \t]+(?P<version>\S+)")
+
+
+_Verdict = tuple[str, str] | None  # a kind of ambiguity and the spelling that mends it
 
 
 class CollectionInfo(NamedTuple):
@@ -200,10 +203,10 @@ class Document:
         return Lines(self.text)
 
     @cached_property
-    def _suppressions(self) -> tuple[tuple[Suppression, ...], tuple[suppressions.Malformed, ...]]:
+    def _suppressions(self) -> tuple[tuple[Suppression, ...], tuple[Malformed, ...]]:
         if MARKER not in self.text:
             return (), ()
-        return suppressions.find(self.text, self._lines.span, self._in_scalar)
+        return find_suppressions(self.text, self._lines.span, self._in_scalar)
 
     def _in_scalar(self, offset: int) -> bool:
         tape = self._built.tape
@@ -231,9 +234,7 @@ class Document:
                 found.append(Ambiguity("cut", f"{value} {comment}", "", loc, False, place))
         return sorted(found, key=lambda each: each.span.start)
 
-    def _ambiguous(
-        self, loc: Loc, start: int, end: int, verdict: tuple[str, str] | None, *, is_key: bool
-    ) -> list[Ambiguity]:
+    def _ambiguous(self, loc: Loc, start: int, end: int, verdict: _Verdict, *, is_key: bool) -> list[Ambiguity]:
         if verdict is None:
             return []
         kind, fix = verdict

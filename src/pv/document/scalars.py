@@ -45,7 +45,7 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\
 _INFINITY = re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z")
 _BASED = re.compile(r"0(?:o[0-7]+|x[0-9a-fA-F]+)\Z")
 _NAN = frozenset({".nan", ".NaN", ".NAN"})
-# CPython refuses to convert longer ones (its guard against quadratic time); they stay text, which no number field takes.
+# CPython refuses to convert longer ones (a guard against quadratic time); they stay text, which no number field takes.
 _MOST_DIGITS = 4000
 
 

@@ -31,7 +31,7 @@ class Malformed(NamedTuple):
     span: Span
 
 
-def find(
+def find_suppressions(
     text: str, span: Callable[[int, int], Span], in_scalar: Callable[[int], bool]
 ) -> tuple[tuple[Suppression, ...], tuple[Malformed, ...]]:
     """The suppressions of `text`, and the comments that fail to be one. Text inside a scalar is no comment."""
