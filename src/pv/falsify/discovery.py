@@ -54,14 +54,20 @@ def module_name(contract_id: str) -> str:
 
 def find_checks(project: Project) -> Checks:
     """Every check of the project's `falsifiers` folder and of installed packages that declare `pv.falsifiers`."""
-    own = [read_module(path, project.root) for path in _modules(project.falsifiers)]
-    plugins = [read_module(path, project.root, from_plugin=True) for path in _plugin_modules()]
-    return _collected(own, plugins)
+    plugins = [read_module(path, display, from_plugin=True) for path, display in _plugin_modules()]
+    return _collected(_own(project.falsifiers, project.root), plugins)
 
 
 def find_in(folder: Path, root: Path) -> Checks:
     """The checks of the modules in `folder` alone. A missing folder has none."""
-    return _collected([read_module(path, root) for path in _modules(folder)], [])
+    return _collected(_own(folder, root), [])
+
+
+def _own(folder: Path, root: Path) -> list[Reading]:
+    inside = folder.is_relative_to(root)
+    return [
+        read_module(path, path.relative_to(root).as_posix() if inside else path.as_posix()) for path in _modules(folder)
+    ]
 
 
 def _modules(folder: Path) -> list[Path]:
@@ -93,16 +99,20 @@ def _duplicates(found: Iterable[FoundCheck]) -> Iterator[Diagnostic]:
             )
 
 
-def _plugin_modules() -> Iterator[Path]:
-    """Source files of packages that declare the entry-point group, found without importing any of them."""
+def _plugin_modules() -> Iterator[tuple[Path, str]]:
+    """Source files of packages that declare the entry-point group, found without importing any of them.
+
+    They are displayed from where they were installed (`package/claims/x_v1.py`): a record names no machine's folders.
+    """
     from importlib.metadata import entry_points
 
     for entry in entry_points(group=ENTRY_POINTS):
         located = _locate(entry.module)
+        base = entry.module.replace(".", "/")
         if located is not None and located.name == "__init__.py":
-            yield from _modules(located.parent)
+            yield from ((path, f"{base}/{path.name}") for path in _modules(located.parent))
         elif located is not None:
-            yield located
+            yield located, f"{base}.py"
 
 
 def _locate(module: str) -> Path | None:

@@ -88,9 +88,8 @@ class Reading(NamedTuple):
     problems: tuple[Diagnostic, ...]
 
 
-def read_module(path: Path, root: Path, *, from_plugin: bool = False) -> Reading:
+def read_module(path: Path, display: str, *, from_plugin: bool = False) -> Reading:
     """The checks of one module; a file that is no Python source is a problem, not an exception."""
-    display = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
     try:
         source = path.read_bytes().decode("utf-8-sig")
         tree = ast.parse(source, filename=str(path))
