@@ -1,0 +1,171 @@
+"""A report -> text for people: a sentence, an excerpt with a caret, where, what to do, and how to learn why."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TextIO
+
+from pv.diagnostics.model import Diagnostic, Severity, Span
+from pv.diagnostics.render import Look
+from pv.diagnostics.report import Report
+from pv.diagnostics.words import one_line, put, safe
+
+CONTEXT: Final = 2  # lines shown above the one with the caret
+TAB: Final = "    "  # a tab in an excerpt; the column in the first line still counts characters
+
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+_BOLD, _FAINT, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+_PAINT: Final[dict[Severity, str]] = {
+    Severity.ERROR: "\x1b[1;31m",
+    Severity.WARNING: "\x1b[1;33m",
+    Severity.INFO: "\x1b[1;34m",
+    Severity.OFF: "",
+}
+
+
+class Piece(NamedTuple):
+    """One character of a source line as it is shown, and the cells that it takes on a terminal."""
+
+    shown: str
+    cells: int
+
+
+def render(report: Report, stream: TextIO, look: Look, environ: Mapping[str, str]) -> None:
+    """Each diagnostic as a paragraph, then the summary."""
+    excerpts = _Excerpts(report.sources, look)
+    for diagnostic in report.diagnostics:
+        put(stream, "\n".join(_paragraph(diagnostic, excerpts, look)) + "\n\n")
+    if report.summary.text:
+        put(stream, safe(report.summary.text) + "\n")
+
+
+def _paragraph(diagnostic: Diagnostic, excerpts: _Excerpts, look: Look) -> list[str]:
+    paint = _painter(look)
+    place = one_line(diagnostic.path)
+    if diagnostic.span is not None:
+        place += f":{diagnostic.span.line}:{diagnostic.span.column}"
+    colour = _PAINT[diagnostic.severity]
+    head = f"{paint(place, _BOLD)}  {paint(f'{diagnostic.code} {diagnostic.severity}', colour)}"
+    lines = [f"{head}  {one_line(diagnostic.message)}"]
+    label = _label(diagnostic)
+    excerpt = excerpts.of(diagnostic.path, diagnostic.span, label, colour) if diagnostic.span is not None else []
+    lines += excerpt
+    if label and not excerpt:
+        lines.append(f"   = {label}")
+    if diagnostic.where:
+        lines.append(f"   = in   {one_line(diagnostic.where)}")
+    why = f"= why  pv explain {diagnostic.code}"
+    fix = one_line(diagnostic.help)
+    if fix and diagnostic.edits:
+        fix += " (`pv validate --fix`)"
+    lines.append(f"   = fix  {fix}      {why}" if fix else f"   {why}")
+    return lines
+
+
+def _label(diagnostic: Diagnostic) -> str:
+    halves = [("expected", diagnostic.expected), ("found", diagnostic.found)]
+    return ", ".join(f"{word} {one_line(half)}" for word, half in halves if half)
+
+
+class _Excerpts:
+    """Lines of the sources around a span. A text is cut into lines once."""
+
+    def __init__(self, sources: Mapping[str, str], look: Look) -> None:
+        self._sources = sources
+        self._look = look
+        self._path = ""
+        self._lines: list[str] = []
+
+    def of(self, path: str, span: Span, label: str, colour: str) -> list[str]:
+        """The context, the line, the caret; empty where the text is not at hand."""
+        lines = self._lines_of(path)
+        if not 1 <= span.line <= len(lines):
+            return []
+        paint = _painter(self._look)
+        gutter = len(str(span.line)) + 3
+        room = max(self._look.width - gutter - 3, 20)
+        above = range(max(1, span.line - CONTEXT), span.line)
+        shown = [(number, _clip(_pieces(lines[number - 1]), 0, room).text) for number in above]
+        shown = shown if any(text.strip() for _, text in shown) else []
+        line = lines[span.line - 1]
+        last = span.end_column if span.end_line == span.line else len(line) + 1
+        view = _clip(_pieces(line), span.column - 1, room, max(last - 1, span.column))
+        shown.append((span.line, view.text))
+        excerpt = [paint(f"{number:>{gutter}} |", _FAINT) + f" {text}".rstrip() for number, text in shown]
+        caret = " " * view.before + paint("^" * view.under, colour)
+        tail = f" {label}" if label else ""
+        return [*excerpt, paint(f"{'':>{gutter}} |", _FAINT) + f" {caret}{tail}"]
+
+    def _lines_of(self, path: str) -> list[str]:
+        if path not in self._sources:
+            return []
+        if path != self._path:
+            self._path, self._lines = path, _LINE_BREAK.split(self._sources[path])
+        return self._lines
+
+
+class _View(NamedTuple):
+    text: str
+    before: int  # cells to the left of the caret
+    under: int  # cells that the caret underlines
+
+
+def _clip(pieces: list[Piece], start: int, room: int, end: int = 0) -> _View:
+    """The part of a line around characters `start` to `end` that fits into `room` cells."""
+    start = min(start, len(pieces))
+    end = min(max(end, start), len(pieces))
+    first, last = 0, len(pieces)
+    if sum(piece.cells for piece in pieces) > room:
+        first = _first_shown(pieces, start, end, room)
+        last = first
+        budget = room - 2  # an ellipsis at each end
+        while last < len(pieces) and budget >= pieces[last].cells:
+            budget -= pieces[last].cells
+            last += 1
+    head, tail = ("…" if first else ""), ("…" if last < len(pieces) else "")
+    text = head + "".join(piece.shown for piece in pieces[first:last]) + tail
+    before = len(head) + sum(piece.cells for piece in pieces[first:start])
+    under = sum(piece.cells for piece in pieces[start : min(end, last)])
+    return _View(text, before, max(under, 1))
+
+
+def _first_shown(pieces: list[Piece], start: int, end: int, room: int) -> int:
+    """Where a clipped line begins: at its own beginning if the marked part ends in time, else a little before it."""
+    if sum(piece.cells for piece in pieces[:end]) <= room - 2:
+        return 0
+    first, budget = start, room // 3
+    while first > 0 and budget >= pieces[first - 1].cells:
+        first -= 1
+        budget -= pieces[first].cells
+    return first
+
+
+def _pieces(line: str) -> list[Piece]:
+    return [_piece(character) for character in line]
+
+
+def _piece(character: str) -> Piece:
+    if " " <= character <= "~":
+        return Piece(character, 1)
+    if character == "\t":
+        return Piece(TAB, len(TAB))
+    shown = safe(character)
+    if shown != character:
+        return Piece(shown, len(shown))
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return Piece(character, 0)
+    return Piece(character, 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1)
+
+
+class _Paint:
+    def __init__(self, on: bool) -> None:
+        self._on = on
+
+    def __call__(self, text: str, code: str) -> str:
+        return f"{code}{text}{_RESET}" if self._on and code else text
+
+
+def _painter(look: Look) -> _Paint:
+    return _Paint(look.colour)
