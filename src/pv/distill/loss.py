@@ -106,7 +106,9 @@ def distillation_loss(
     if valid.numel() != labels.numel():
         hidden, labels = hidden[valid], labels[valid]
         teacher = teacher.pick(valid) if teacher is not None else None
-    total, kl, ce = _ChunkedHead.apply(hidden, weight, labels, teacher, alpha, temperature, denominator, chunk)
+    total, kl, ce = _ChunkedHead.apply(  # type: ignore[no-untyped-call]  # torch leaves `apply` untyped
+        hidden, weight, labels, teacher, alpha, temperature, denominator, chunk
+    )
     return Losses(total, kl, ce)
 
 
@@ -169,7 +171,7 @@ class _ChunkedHead(torch.autograd.Function):
     """logits = hidden weight^T, both losses, and both gradients, C tokens at a time."""
 
     @staticmethod
-    def forward(  # type: ignore[override]  # torch's signature is (*args)
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -214,7 +216,7 @@ class _ChunkedHead(torch.autograd.Function):
         return total, kl_mean, ce_mean
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         saved = list(ctx.saved_tensors)
         grad_hidden = saved.pop(0) * grad_total if ctx.wants[0] else None
         grad_weight = (saved.pop(0) * grad_total).to(ctx.weight_dtype) if ctx.wants[1] else None
