@@ -22,7 +22,7 @@ class NotFiniteError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen: temperature 0 takes the largest logit, otherwise a seeded draw from the `top_p` nucleus."""
+    """How a token is chosen: temperature 0 takes the largest logit, else a seeded draw from the `top_p` nucleus."""
 
     temperature: float = 0.0
     top_p: float = 1.0

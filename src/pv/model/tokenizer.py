@@ -46,6 +46,11 @@ class Tokenizer:
         """Ids -> text, without special tokens; undecodable bytes become U+FFFD."""
         return str(self._fast.decode(list(ids)))
 
+    @property
+    def has_chat(self) -> bool:
+        """Whether the model brings a chat template."""
+        return isinstance(self._settings.get("chat_template"), str)
+
     def chat(self, prompt: str) -> str:
         """The prompt as one user's turn in the model's own chat template. Raises TokenizerError when it has none."""
         template = self._settings.get("chat_template")
