@@ -5,31 +5,18 @@ No import of torch here: `pv.trace` and `pv.parity` are written against these ty
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pv.model.stages import Stage
+from pv.model.taps import Graft, Tap
 
 if TYPE_CHECKING:
     import numpy as np
 
     from pv.model.spec import ModelSpec
 
-
-class Tap(Protocol):
-    """Where a forward hands out its tensors. Inert unless asked: a stage nobody wants is never copied."""
-
-    def wants(self, stage: Stage, layer: int | None) -> bool:
-        """Whether `take` should be called for this stage of this layer (None: whole-model stage)."""
-        ...
-
-    def take(self, stage: Stage, layer: int | None, values: np.ndarray) -> None:
-        """Receive a float32, C-contiguous copy, shaped as `pv.model.stages` says (T counts the new tokens)."""
-        ...
-
-
-Graft = Callable[[Stage, "int | None", Any], Any]  # (stage, layer, tensor) -> the tensor to go on with
+__all__ = ["BackendError", "DeviceFacts", "Graft", "Session", "Tap"]
 
 
 @dataclass(frozen=True, slots=True)

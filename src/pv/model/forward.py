@@ -9,8 +9,6 @@ is computed: with a tap and without one, logits are bitwise equal, and a stage t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
@@ -18,10 +16,8 @@ from pv.model.cache import Cache, Seen, causal
 from pv.model.operators import REFERENCE, Operators
 from pv.model.rope import RopeTables
 from pv.model.stages import Stage
+from pv.model.taps import Graft, Tap
 from pv.model.weights import LayerWeights, Prepared
-
-if TYPE_CHECKING:
-    from pv.backends.protocol import Graft, Tap
 
 
 def forward(

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from pv.model.errors import ModelError
+from pv.model.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from pv.backends.protocol import Session
+
+class Speaker(Protocol):
+    """What generation needs of a session (`pv.backends.protocol.Session` has more)."""
+
+    spec: ModelSpec
+
+    def prefill(self, tokens: Sequence[int]) -> np.ndarray:
+        """Logits (V,) after all of `tokens`."""
+        ...
+
+    def decode(self, token: int) -> np.ndarray:
+        """Logits (V,) after one more."""
+        ...
 
 
 class NotFiniteError(ModelError):
@@ -43,7 +55,7 @@ class Step(NamedTuple):
 
 
 def generate(
-    session: Session,
+    session: Speaker,
     prompt: Sequence[int],
     *,
     max_tokens: int,

@@ -36,9 +36,7 @@ class ModelSpec:
             if not 0 < value <= LIMIT:
                 raise SpecError(f"expected {name} between 1 and {LIMIT}, got {name}={value}")
         if self.heads % self.kv_heads:
-            raise SpecError(
-                f"expected heads to be a multiple of kv_heads, got heads={self.heads}, kv_heads={self.kv_heads}"
-            )
+            raise SpecError(f"expected heads={self.heads} to be a multiple of kv_heads={self.kv_heads}")
         if self.head_dim % 2:
             raise SpecError(f"expected an even head_dim (RoPE rotates pairs), got head_dim={self.head_dim}")
         if not (0 < self.rope_theta < float("inf") and 0 < self.rms_eps < 1):
@@ -120,9 +118,7 @@ def spec_from_config(config: Mapping[str, Any], where: str = "config.json") -> M
     heads = _int(config, "num_attention_heads", where)
     hidden = _int(config, "hidden_size", where)
     if config.get("head_dim") is None and heads > 0 and hidden % heads:
-        raise SpecError(
-            f"expected hidden_size to be a multiple of num_attention_heads in {where}, got {hidden} and {heads}"
-        )
+        raise SpecError(f"expected hidden_size={hidden} to be a multiple of num_attention_heads={heads} in {where}")
     try:
         return ModelSpec(
             vocab=_int(config, "vocab_size", where),
