@@ -6,7 +6,7 @@ One kernel stands for one stage, so that every stage can be tapped and replaced 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil, sqrt
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a stage's tensor lies: the columns `[column, column + width)` of rows of `stride` floats, or a whole buffer."""
+    """Where a stage's tensor lies: columns from `column` on of rows of `stride` floats, or a whole buffer."""
 
     region: Region
     shape: Callable[[Step], tuple[int, ...]]  # of the stage
@@ -67,12 +67,15 @@ class Op:
     stages: tuple[tuple[Stage, Place], ...] = ()
 
 
+Stages = Sequence[tuple[Stage, Place]]
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What the backend is made of. Production uses `RECIPE`; a planted defect is a changed copy of it.
 
     `sources`: shader texts by name. `epsilon`, `scale`: RMSNorm's epsilon and the factor of the scores, from the spec.
-    `step`: what the shaders are told of a pass. `keep`: whether a dispatch is made. `weights`: a tensor as it is uploaded.
+    `step`: what the shaders are told of a pass. `keep`: whether a dispatch is made. `weights`: a tensor as uploaded.
     `rope`: cosine and sine tables as uploaded. `logits`: the logits as handed out. `begin`: called before every pass.
     """
 
@@ -91,7 +94,7 @@ RECIPE = Recipe()
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer, each (Hkv, capacity, D), and the tables of the rotary angles, (positions, D / 2)."""
+    """Keys and values of every layer, each (Hkv, capacity, D), and the rotary tables, each (positions, D / 2)."""
 
     keys: tuple[Region, ...]
     values: tuple[Region, ...]
@@ -134,7 +137,9 @@ class Plan:
             ops += self._attention(i, b, cache) + self._feed_forward(i, b)
         ops += [self._norm(b["x"], self._model.final_norm, b["normed"], Stage.FINAL_NORM, None)]
         head = Place(self.logits, lambda _: (spec.vocab,))
-        return ops + self._product(self._model.lm_head, b["normed"], self.logits, None, [(Stage.LM_HEAD, head)], last=True)
+        return ops + self._product(
+            self._model.lm_head, b["normed"], self.logits, None, [(Stage.LM_HEAD, head)], last=True
+        )
 
     def _attention(self, i: int, b: dict[str, Region], cache: Cache) -> list[Op]:
         spec, layer = self._spec, self._model.layers[i]
@@ -210,9 +215,16 @@ class Plan:
 
     def _norm(self, x: Region, gain: Region, y: Region, stage: Stage, layer: int | None) -> Op:
         lanes, teams = self._device.tuning.reduce
-        constants = {"WIDTH": self._spec.hidden // 4, "EPSILON": self._recipe.epsilon(self._spec), "LANES": lanes, "TEAMS": teams}
+        constants = {
+            "WIDTH": self._spec.hidden // 4,
+            "EPSILON": self._recipe.epsilon(self._spec),
+            "LANES": lanes,
+            "TEAMS": teams,
+        }
         done = [(stage, self._rows(y, self._spec.hidden))]
-        return self._op("rmsnorm", constants, [x, gain, y, self.step], lambda step: (ceil(step.tokens / teams), 1, 1), layer, done)
+        return self._op(
+            "rmsnorm", constants, [x, gain, y, self.step], lambda step: (ceil(step.tokens / teams), 1, 1), layer, done
+        )
 
     def _add(self, a: Region, b: Region, y: Region, stage: Stage, layer: int) -> Op:
         width = self._spec.hidden // 4
@@ -220,7 +232,14 @@ class Plan:
         return self._op("add", {"WIDTH": width}, [a, b, y, self.step], _columns(width), layer, done)
 
     def _product(
-        self, matrix: Matrix, x: Region, y: Region, layer: int | None, done: list[tuple[Stage, Place]], *, last: bool = False
+        self,
+        matrix: Matrix,
+        x: Region,
+        y: Region,
+        layer: int | None,
+        done: list[tuple[Stage, Place]],
+        *,
+        last: bool = False,
     ) -> list[Op]:
         """x times the matrix transposed, a dispatch for each chunk; `last`: of the last token alone."""
         ops = []
@@ -249,7 +268,7 @@ class Plan:
         regions: list[Region],
         groups: Callable[[Step], Groups],
         layer: int | None,
-        stages: list[tuple[Stage, Place]] | tuple[()] = (),
+        stages: Stages = (),
     ) -> Op:
         kernel = self._device.kernel(name, self._recipe.sources[name], constants)
         return Op(kernel, self._device.bind(kernel, regions), groups, layer, tuple(stages))

@@ -1,7 +1,7 @@
 """Weights -> a `Session` on a Vulkan device: WGSL compute shaders, one submit or a few for each pass.
 
-Taps are copies encoded between two dispatches of the very pass that serves tokens; with and without them the same kernels
-run in the same order on the same buffers, so logits are bitwise equal. A graft gets and returns a numpy array.
+Taps are copies encoded between two dispatches of the very pass that serves tokens; with and without them the same
+kernels run in the same order on the same buffers, so logits are bitwise equal. A graft gets and returns a numpy array.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from pv.backends.protocol import BackendError, DeviceFacts, Graft, Tap
 from pv.backends.torch_session import check_tokens
-from pv.backends.wgpu_device import BACKEND, GUARD_BITS, Device, Guarded, Region
+from pv.backends.wgpu_device import BACKEND, GUARD_BITS, Device, Region
 from pv.backends.wgpu_plan import RECIPE, Cache, Op, Place, Plan, Recipe, Step
 from pv.backends.wgpu_weights import upload
 from pv.model.errors import ContextError
@@ -39,8 +39,8 @@ class _Caught(NamedTuple):
 class WgpuSession:
     """One model on one Vulkan device with one KV cache; implements `pv.backends.protocol.Session`.
 
-    `guard`: put sentinels around every buffer and into the empty cache slots (`damaged()` looks at them). `recipe`: what
-    the backend is made of; anything but the default is a planted defect. Raises BackendError, ContextError.
+    `guard`: put sentinels around every buffer and into the empty cache slots (`damaged()` looks at them). `recipe`:
+    what the backend is made of; anything but the default is a planted defect. Raises BackendError, ContextError.
     """
 
     def __init__(
@@ -148,7 +148,9 @@ class WgpuSession:
 
     def _run_tapped(self, ops: Sequence[Op], step: Step, tap: Tap) -> None:
         """The same dispatches; behind one whose stage is wanted, a copy of the stage into the stash."""
-        encoder, run, caught, full = self._device.encoder(), [], [], 0
+        encoder, full = self._device.encoder(), 0
+        run: list[Op] = []
+        caught: list[_Caught] = []
         for op in ops:
             run.append(op)
             wanted = [(stage, place) for stage, place in op.stages if tap.wants(stage, op.layer)]
@@ -253,7 +255,9 @@ class WgpuSession:
         def regions(kind: str) -> tuple[Region, ...]:
             return tuple(self._device.allocate(f"{kind} of layer {i}", size) for i in range(spec.layers))
 
-        cache = Cache(regions("keys"), regions("values"), self._table("cosine", cosine), self._table("sine", sine), capacity)
+        cache = Cache(
+            regions("keys"), regions("values"), self._table("cosine", cosine), self._table("sine", sine), capacity
+        )
         if self._guard:
             self._fill_with_sentinels(cache)
         return cache

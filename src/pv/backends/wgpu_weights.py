@@ -1,12 +1,12 @@
 """`Weights` -> a model in device memory: float32 matrices in chunks of rows that one binding can hold.
 
-The seam for quantized products: a `Matrix` with another layout, and the shader that reads it. Until then block types are
+The seam for quantized products: a `Matrix` with another layout, and the shader that reads it. Block types are
 dequantized here, so a GGUF model runs with exactly its own numbers in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ class Model(NamedTuple):
 
 
 def upload(device: Device, weights: Weights, change: Change | None = None) -> Model:
-    """Copy a model to the device. Raises BackendError for widths that vec4 loads cannot walk, or when memory runs out."""
+    """Copy a model to the device. Raises BackendError for widths that vec4 loads cannot walk, or out of memory."""
     spec = weights.spec
     _want_fours(spec)
     loader = _Loader(device, weights, change)
@@ -131,9 +131,6 @@ class _Loader:
 def _want_fours(spec: ModelSpec) -> None:
     for name in ("hidden", "head_dim", "ffn"):
         if getattr(spec, name) % 4:
-            raise BackendError(BACKEND, f"expected {name} to be a multiple of 4, got {name}={getattr(spec, name)}", "use the CPU")
-
-
-def tensor_count(parts: Sequence[Matrix]) -> int:
-    """How many device buffers hold these matrices."""
-    return sum(len(part.chunks) for part in parts)
+            raise BackendError(
+                BACKEND, f"expected {name} to be a multiple of 4, got {name}={getattr(spec, name)}", "use the CPU"
+            )

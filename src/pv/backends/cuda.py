@@ -1,0 +1,329 @@
+"""Weights -> a `Session` on a CUDA card: the one torch forward, a static cache, and a CUDA graph for decoding.
+
+TF32 is off unless asked, whatever the process had set, and put back after every pass. One decode step is the same
+sequence of kernels eagerly and in the graph, so a replay is bitwise equal to it; taps and grafts take the eager way.
+The class runs on `device="cpu"` as well (eagerly), which is how its logic is tested without a card.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pv.backends.cuda_cache import DecodeCache
+from pv.backends.protocol import BackendError, DeviceFacts, Graft, Tap
+from pv.backends.torch_session import check_tokens
+from pv.model.errors import ContextError
+from pv.model.forward import forward
+from pv.model.operators import REFERENCE, Operators
+from pv.model.rope import RopeTables
+from pv.model.spec import ModelSpec
+from pv.model.weights import Prepared, Weights, prepare
+
+BACKEND = "cuda"
+WATCHDOG_SECONDS = 120.0
+FIRST_CAPACITY = 256  # slots of the cache; doubled as needed, which records the graph anew
+HEADROOM = 1 << 30  # bytes that the weights leave for cache, activations and the graph
+
+
+@dataclass(frozen=True, slots=True)
+class CudaOptions:
+    """How the card is used. `graphs`: replay decode steps from a CUDA graph. `kernels`: decode with Triton."""
+
+    dtype: torch.dtype = torch.float32
+    tf32: bool = False
+    graphs: bool = True
+    kernels: bool = True
+    watchdog: float = WATCHDOG_SECONDS
+
+
+def open_cuda(
+    weights: Weights,
+    options: CudaOptions = CudaOptions(),
+    *,
+    device: str = "cuda",
+    operators: Operators = REFERENCE,
+) -> CudaSession:
+    """A session on the card. Raises BackendError when there is no card, it is too small, or it fails."""
+    target = torch.device(device)
+    facts = cuda_facts(target)
+    if target.type == "cuda":
+        _want_room(weights, options, target)
+    with in_our_words():
+        prepared = prepare(weights, target, options.dtype)
+        if target.type == "cuda":
+            torch.cuda.synchronize(target)  # the session works on a stream of its own
+    return CudaSession(prepared, facts, options, operators)
+
+
+def cuda_facts(device: torch.device) -> DeviceFacts:
+    """Name, memory and driver of the card. Raises BackendError that says why there is none."""
+    if device.type != "cuda":
+        return DeviceFacts(
+            BACKEND, "cpu", "no card: the CUDA session on the CPU, for tests", f"torch {torch.__version__}"
+        )
+    if reason := why_no_cuda():
+        raise BackendError(BACKEND, reason, "--backend wgpu or --no-gpu")
+    with in_our_words():
+        card = torch.cuda.get_device_properties(device)
+        return DeviceFacts(
+            backend=BACKEND,
+            device_class="cuda",
+            name=card.name,
+            driver=driver_version(),
+            memory_bytes=card.total_memory,
+            details={
+                "capability": f"{card.major}.{card.minor}",
+                "runtime": str(torch.version.cuda),
+                "torch": torch.__version__,
+            },
+        )
+
+
+def why_no_cuda() -> str:
+    """Why CUDA cannot be used, in one line; "" when it can."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    try:
+        count = torch.cuda.device_count()
+    except RuntimeError as problem:
+        return f"torch cannot ask the driver: {str(problem).splitlines()[0]}"
+    return "" if count and torch.cuda.is_available() else "no CUDA device or no working NVIDIA driver"
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version, "" when the system does not tell."""
+    try:
+        with open("/proc/driver/nvidia/version", encoding="utf-8", errors="replace") as lines:
+            words = lines.readline().split()
+    except OSError:
+        return _driver_from_nvml()
+    return next((word for word in words if word.count(".") >= 1 and word[0].isdigit()), "") or _driver_from_nvml()
+
+
+def _driver_from_nvml() -> str:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:  # a convenience package; a version that nobody tells is no failure
+        return ""
+
+
+def _want_room(weights: Weights, options: CudaOptions, device: torch.device) -> None:
+    """Refuse a model larger than the card's free memory before a byte is copied."""
+    size = options.dtype.itemsize
+    need = sum(w.nbytes if w.type.quantized else w.data.numel() * size for w in weights.tensors.values())
+    with in_our_words():
+        free, total = torch.cuda.mem_get_info(device)
+    if need + HEADROOM > free:
+        gib = 2.0**30
+        raise BackendError(
+            BACKEND,
+            f"the model needs {need / gib:.1f} GiB and {HEADROOM / gib:.0f} GiB to work in; "
+            f"the card has {free / gib:.1f} of {total / gib:.1f} GiB free",
+            "is another process using it? else a smaller model, or bfloat16",
+        )
+
+
+class CudaSession:
+    """One model on one card with one static KV cache; implements `pv.backends.protocol.Session`."""
+
+    def __init__(
+        self, weights: Prepared, facts: DeviceFacts, options: CudaOptions, operators: Operators = REFERENCE
+    ) -> None:
+        self.spec: ModelSpec = weights.spec
+        self.options = options
+        self._weights: Prepared | None = weights
+        self._on_card = weights.device.type == "cuda"
+        self._operators, self._cache_type, kernels = _with_kernels(operators, options.kernels and self._on_card)
+        self.facts = replace(facts, details={**facts.details, "kernels": kernels, "dtype": str(options.dtype)})
+        self._stream = _stream_on(weights.device) if self._on_card else None
+        self._token = torch.zeros(1, dtype=torch.int64, device=weights.device)
+        self._answer = torch.zeros(self.spec.vocab, pin_memory=self._on_card)  # float32, on the host
+        self._recorded: tuple[Any, torch.Tensor] | None = None  # a CUDA graph of one decode step, and where it answers
+        with self._working():
+            self._make_cache(min(FIRST_CAPACITY, self.spec.context))
+            if self._on_card:
+                self._warm_up()
+
+    @property
+    def position(self) -> int:
+        return self._cache.length
+
+    @property
+    def replays(self) -> bool:
+        """Whether the next plain decode step replays a recorded graph."""
+        return self._recorded is not None
+
+    def prefill(self, tokens: Sequence[int], tap: Tap | None = None, graft: Graft | None = None) -> np.ndarray:
+        """Append `tokens` to an empty cache; logits of the last position, float32, (V,)."""
+        if self.position:
+            raise ContextError(f"expected an empty cache for a prefill, got {self.position} tokens", "call reset()")
+        return self._advance(tokens, tap, graft)
+
+    def decode(self, token: int, tap: Tap | None = None, graft: Graft | None = None) -> np.ndarray:
+        """Append one token; logits of its position, float32, (V,)."""
+        return self._advance([token], tap, graft)
+
+    def decode_eagerly(self, token: int) -> np.ndarray:
+        """A decode step without the graph: what a replay must equal bit by bit."""
+        return self._advance([token], None, None, eager=True)
+
+    def reset(self) -> None:
+        """Empty the KV cache; memory and graph stay for the next prompt."""
+        if self._weights is not None:
+            with self._working():
+                self._cache.reset()
+
+    def close(self) -> None:
+        """Free the card's memory. Any later call raises BackendError."""
+        self._weights = self._recorded = None
+        self._cache = DecodeCache(self.spec, torch.device("cpu"), torch.float32, 1)
+        if self._on_card:
+            torch.cuda.empty_cache()
+
+    # -- a pass -----------------------------------------------------------------------------------------------
+
+    def _advance(
+        self, tokens: Sequence[int], tap: Tap | None, graft: Graft | None, *, eager: bool = False
+    ) -> np.ndarray:
+        weights = self._opened()
+        check_tokens(self.spec, tokens, self.position)
+        with self._working():
+            self._reserve(self.position + len(tokens))
+            plain = tap is None and graft is None and not eager
+            if plain and len(tokens) == 1 and self.position and self._on_card and self.options.graphs:
+                return self._replay(tokens[0])
+            ids = torch.tensor(list(tokens), dtype=torch.int64, device=weights.device)
+            return self._fetch(self._forward(ids, tap, graft))
+
+    def _forward(self, ids: torch.Tensor, tap: Tap | None, graft: Graft | None) -> torch.Tensor:
+        weights = self._opened()
+        return forward(weights, ids, self._rope, cache=self._cache, operators=self._operators, tap=tap, graft=graft)
+
+    def _replay(self, token: int) -> np.ndarray:
+        """Run the recorded step; record it first when there is none."""
+        if self._recorded is None:
+            self._recorded = self._record()
+        graph, logits = self._recorded
+        self._token.fill_(token)
+        graph.replay()
+        self._cache.advance_host(1)
+        return self._fetch(logits)
+
+    def _record(self) -> tuple[Any, torch.Tensor]:
+        """A graph of one decode step and its output. One step runs before, eagerly, so that every kernel is compiled;
+        it is forgotten, and recording itself runs nothing on the card."""
+        self._forward(self._token, None, None)
+        self._cache.step_back()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            logits = self._forward(self._token, None, None)
+        self._cache.advance_host(-1)
+        return graph, logits
+
+    def _warm_up(self) -> None:
+        """Compile, load and record before the first prompt, not during it."""
+        self._forward(self._token.repeat(2), None, None)
+        if self.options.graphs:
+            self._recorded = self._record()
+        else:
+            self._forward(self._token, None, None)
+        self._cache.reset()
+
+    def _fetch(self, logits: torch.Tensor) -> np.ndarray:
+        """Logits as float32 on the host; waits for the card at most `watchdog` seconds."""
+        self._answer.copy_(logits, non_blocking=True)
+        if self._on_card:
+            done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            done.record()
+            _wait(done, self.options.watchdog)
+        return self._answer.numpy().copy()
+
+    # -- memory -----------------------------------------------------------------------------------------------
+
+    def _opened(self) -> Prepared:
+        if self._weights is None:
+            raise BackendError(BACKEND, "the session is closed", "open the model again")
+        return self._weights
+
+    def _reserve(self, length: int) -> None:
+        """Room for `length` tokens: a larger cache with what is held, new tables, and a graph recorded anew."""
+        if length <= self._cache.capacity:
+            return
+        old = self._cache
+        self._make_cache(min(max(length, 2 * old.capacity), self.spec.context))
+        self._cache.take_over(old)
+
+    def _make_cache(self, capacity: int) -> None:
+        weights = self._opened()
+        self._recorded = None
+        self._cache = self._cache_type(self.spec, weights.device, weights.dtype, capacity)
+        self._rope = RopeTables.build(self.spec, capacity, weights.device, weights.dtype)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Our stream, our precision, inference mode, and torch's failures in our words."""
+        stream = torch.cuda.stream(self._stream) if self._stream is not None else nullcontext()
+        with in_our_words(), stream, torch.inference_mode(), precision(tf32=self.options.tf32):
+            yield
+
+
+def _stream_on(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+@contextmanager
+def precision(*, tf32: bool) -> Iterator[None]:
+    """float32 products with or without TF32, whatever the process has set; put back on the way out."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def in_our_words() -> Iterator[None]:
+    """Turn what torch and the driver raise into BackendError; the model's own errors pass."""
+    try:
+        yield
+    except torch.OutOfMemoryError as problem:
+        raise BackendError(BACKEND, f"out of device memory: {_first_line(problem)}", "a smaller model?") from problem
+    except RuntimeError as problem:  # torch.AcceleratorError is one: a lost device, an illegal address, a failed launch
+        raise BackendError(BACKEND, f"the card or its driver failed: {_first_line(problem)}") from problem
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]
+
+
+def _wait(done: Any, seconds: float) -> None:
+    """Poll an event: at once while a step is short, then twice a millisecond. A hang becomes an error, not our hang."""
+    began = time.monotonic()
+    while not done.query():
+        waited = time.monotonic() - began
+        if waited > seconds:
+            raise BackendError(BACKEND, f"the card gave no answer within {seconds:g} s", "the driver may hang")
+        if waited > 0.05:
+            time.sleep(0.0005)
+
+
+def _with_kernels(operators: Operators, wanted: bool) -> tuple[Operators, type[DecodeCache], str]:
+    """Operators and cache with our kernels where they can be had, and a word on which it is."""
+    if not wanted:
+        return operators, DecodeCache, "torch"
+    try:
+        from pv.backends.cuda_kernels import KernelCache, decode_operators
+    except ImportError as problem:
+        return operators, DecodeCache, f"torch (no triton: {problem})"
+    return decode_operators(operators), KernelCache, "triton"

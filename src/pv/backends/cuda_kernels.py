@@ -1,0 +1,236 @@
+"""Triton kernels for decoding one token: one launch an operator, so that a CUDA graph is bound by the weights' bytes.
+
+Every kernel stands for one operator of `pv.model.operators` and computes the same function; products and sums are
+plain float32 (no `tl.dot`, so TF32 cannot creep in). `decode_operators()` falls back to the reference operator for
+anything but one token, for block types and for layouts that a kernel does not read, so one table serves every call.
+
+Legend: S slots of the static cache, H width of a row, Hq and Hkv heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import sqrt
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from pv.backends.cuda_cache import DecodeCache
+from pv.model import operators as reference
+from pv.model.cache import Seen
+from pv.model.operators import REFERENCE, Operators
+from pv.model.weights import Weight, WeightType
+
+
+class MatvecCut(NamedTuple):
+    """How a matrix-vector product is cut: rows of a program, columns of a step, warps of a program."""
+
+    rows: int
+    columns: int
+    warps: int
+
+
+# By bytes of a weight. A step of a program moves rows * columns * bytes = 8 KiB; 16 programs share a multiprocessor.
+CUTS = {4: MatvecCut(4, 512, 4), 2: MatvecCut(4, 1024, 4)}
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # triton has no types
+def _matvec(w: Any, x: Any, y: Any, n: Any, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr) -> None:
+    """y[r] = sum over k of w[r, k] x[k], for ROWS rows."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, COLUMNS)
+    inside = rows < n
+    start = w + rows.to(tl.int64)[:, None] * K
+    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for k in range(0, K, COLUMNS):
+        at = k + columns
+        part = tl.load(start + at[None, :], mask=inside[:, None] & (at < K)[None, :], other=0.0).to(tl.float32)
+        value = tl.load(x + at, mask=at < K, other=0.0).to(tl.float32)
+        sums += part * value[None, :]
+    tl.store(y + rows, tl.sum(sums, axis=1).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rms_norm(x: Any, gain: Any, y: Any, eps: Any, H: tl.constexpr, BLOCK: tl.constexpr) -> None:
+    at = tl.arange(0, BLOCK)
+    value = tl.load(x + at, mask=at < H, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / H + eps)
+    scaled = (value * scale).to(x.dtype.element_ty)  # rounded as the reference rounds it, before the gain
+    tl.store(y + at, tl.load(gain + at, mask=at < H, other=0.0) * scaled, mask=at < H)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rope(x: Any, cos: Any, sin: Any, y: Any, HALF: tl.constexpr, BLOCK: tl.constexpr) -> None:
+    head = tl.program_id(0) * 2 * HALF
+    at = tl.arange(0, BLOCK)
+    inside = at < HALF
+    low = tl.load(x + head + at, mask=inside, other=0.0)
+    high = tl.load(x + head + HALF + at, mask=inside, other=0.0)
+    c = tl.load(cos + at, mask=inside, other=0.0)
+    s = tl.load(sin + at, mask=inside, other=0.0)
+    tl.store(y + head + at, low * c - high * s, mask=inside)
+    tl.store(y + head + HALF + at, high * c + low * s, mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _append(
+    keys: Any, values: Any, to_keys: Any, to_values: Any, position: Any, D: tl.constexpr, CAPACITY: Any,
+    BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    head = tl.program_id(0)
+    at = tl.arange(0, BLOCK)
+    inside = at < D
+    to = head * CAPACITY * D + tl.load(position) * D + at
+    tl.store(to_keys + to, tl.load(keys + head * D + at, mask=inside), mask=inside)
+    tl.store(to_values + to, tl.load(values + head * D + at, mask=inside), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _scores(
+    q: Any, k: Any, out: Any, scale: Any, S: Any, GROUP: tl.constexpr, D: tl.constexpr, SLOTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    """scores[h, s] of SLOTS slots for the GROUP query heads that share one key head."""
+    head = tl.program_id(0)
+    s = tl.program_id(1) * SLOTS + tl.arange(0, SLOTS)
+    d = tl.arange(0, BLOCK)
+    inside = (s < S)[:, None] & (d < D)[None, :]
+    key = tl.load(k + (head * S + s)[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
+    for g in range(GROUP):
+        h = head * GROUP + g
+        query = tl.load(q + h * D + d, mask=d < D, other=0.0).to(tl.float32)
+        tl.store(out + h * S + s, (tl.sum(key * query[None, :], axis=1) * scale).to(out.dtype.element_ty), mask=s < S)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _softmax(scores: Any, visible: Any, out: Any, S: Any, BLOCK: tl.constexpr) -> None:
+    h = tl.program_id(0)
+    s = tl.arange(0, BLOCK)
+    inside = s < S
+    seen = tl.load(visible + s, mask=inside, other=0) != 0
+    value = tl.where(seen, tl.load(scores + h * S + s, mask=inside, other=0.0).to(tl.float32), float("-inf"))
+    weight = tl.exp(value - tl.max(value, axis=0))
+    tl.store(out + h * S + s, (weight / tl.sum(weight, axis=0)).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _context(
+    weights: Any, v: Any, out: Any, S: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, SLOTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
+    """out[h, d] = sum over s of weights[h, s] v[s, h / GROUP, d], for WIDTH values of d."""
+    h = tl.program_id(0)
+    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    slots = tl.arange(0, SLOTS)
+    sums = tl.zeros((SLOTS, WIDTH), tl.float32)
+    for first in range(0, S, SLOTS):
+        s = first + slots
+        weight = tl.load(weights + h * S + s, mask=s < S, other=0.0).to(tl.float32)
+        inside = (s < S)[:, None] & (d < D)[None, :]
+        value = tl.load(v + ((h // GROUP) * S + s)[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
+        sums += weight[:, None] * value
+    tl.store(out + h * D + d, tl.sum(sums, axis=0).to(out.dtype.element_ty), mask=d < D)
+
+
+def matvec(x: torch.Tensor, w: torch.Tensor, cut: MatvecCut | None = None) -> torch.Tensor:
+    """x (1, in) times w (out, in) transposed -> (1, out), in x's dtype; both contiguous."""
+    rows, inner = w.shape
+    cut = cut or CUTS[w.element_size()]
+    y = torch.empty((1, rows), dtype=x.dtype, device=x.device)
+    columns = min(cut.columns, triton.next_power_of_2(inner))
+    _matvec[(triton.cdiv(rows, cut.rows),)](w, x, y, rows, inner, cut.rows, columns, num_warps=cut.warps)
+    return y
+
+
+def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
+    """(T, in) -> (T, out): our matrix-vector product for one token and a float matrix of x's own type."""
+    data = weight.data
+    plain = weight.type in (WeightType.F32, WeightType.BF16, WeightType.F16) and data.dtype == x.dtype
+    if not plain or x.shape[:-1] != (1,) or not x.is_contiguous() or not data.is_contiguous():
+        return reference.linear(x, weight)
+    return matvec(x, data)
+
+
+def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
+    """As the reference, one launch for one token."""
+    if x.shape[:-1] != (1,) or not x.is_contiguous() or x.dtype == torch.float64:
+        return reference.rms_norm(x, gain, eps)
+    y = torch.empty_like(x)
+    width = x.shape[-1]
+    _rms_norm[(1,)](x, gain, y, eps, width, triton.next_power_of_2(width), num_warps=8)
+    return y
+
+
+def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """As the reference, one launch for one token; x (1, heads, D) may be a slice of the fused product."""
+    if x.dim() != 3 or x.shape[0] != 1 or x.stride()[1:] != (x.shape[-1], 1):
+        return reference.rope(x, cos, sin)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    half = x.shape[-1] // 2
+    _rope[(x.shape[1],)](x, cos, sin, y, half, triton.next_power_of_2(half), num_warps=1)
+    return y
+
+
+def scores(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """As the reference, one launch for one token: q (Hq, 1, D), k (Hkv, S, D) -> (Hq, 1, S)."""
+    if q.dim() != 3 or q.shape[1] != 1 or q.stride(0) != q.shape[2] or not k.is_contiguous():
+        return reference.scores(q, k)
+    heads, _, depth = q.shape
+    groups, slots, _ = k.shape
+    out = torch.empty((heads, 1, slots), dtype=q.dtype, device=q.device)
+    _scores[(groups, triton.cdiv(slots, 32))](
+        q, k, out, 1 / sqrt(depth), slots, heads // groups, depth, 32, triton.next_power_of_2(depth), num_warps=4
+    )
+    return out
+
+
+def softmax(scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """As the reference, one launch for one token: (Hq, 1, S) with visible (1, S)."""
+    if scores.dim() != 3 or scores.shape[1] != 1 or not scores.is_contiguous() or scores.dtype == torch.float64:
+        return reference.softmax(scores, visible)
+    slots = scores.shape[-1]
+    out = torch.empty_like(scores)
+    _softmax[(scores.shape[0],)](scores, visible, out, slots, triton.next_power_of_2(slots), num_warps=4)
+    return out
+
+
+def context(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """As the reference, one launch for one token: weights (Hq, 1, S), v (Hkv, S, D) -> (Hq, 1, D)."""
+    if weights.dim() != 3 or weights.shape[1] != 1 or not weights.is_contiguous() or not v.is_contiguous():
+        return reference.context(weights, v)
+    heads, _, slots = weights.shape
+    groups, _, depth = v.shape
+    out = torch.empty((heads, 1, depth), dtype=v.dtype, device=v.device)
+    width = min(32, triton.next_power_of_2(depth))
+    _context[(heads, triton.cdiv(depth, width))](weights, v, out, slots, heads // groups, depth, 64, width, num_warps=4)
+    return out
+
+
+def decode_operators(base: Operators = REFERENCE) -> Operators:
+    """`base` with our kernels where the base still has the reference's own operator; a planted one is left alone."""
+    ours: dict[str, Any] = {
+        "linear": linear,
+        "rms_norm": rms_norm,
+        "rope": rope,
+        "scores": scores,
+        "softmax": softmax,
+        "context": context,
+    }
+    return replace(base, **{n: f for n, f in ours.items() if getattr(base, n) is getattr(REFERENCE, n)})
+
+
+class KernelCache(DecodeCache):
+    """A static cache whose one-token append is one launch for keys and values together."""
+
+    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Seen:
+        held = self._buffer[layer]
+        depth = keys.shape[-1]
+        if keys.shape[-2] != 1 or keys.stride(0) != depth or values.stride(0) != depth:
+            return super().append(layer, keys, values)
+        block = triton.next_power_of_2(depth)
+        _append[(keys.shape[0],)](
+            keys, values, held[0], held[1], self.position, depth, self.capacity, block, num_warps=1
+        )
+        return Seen(held[0], held[1])
