@@ -173,7 +173,7 @@ def test_the_index_tells_what_the_record_says(evidence, make_record):
     assert summary.figures["cosine"] == (0.9999998, 1e-06)
     assert summary.thresholds == {
         "bits_equal": "== 1 1",
-        "cosine": ">= 0.98999999999999999 1",
+        "cosine": ">= 0.99 1",
         "ratio": "within [0.5, 2] 1",
     }
     assert summary.exhausted == 280

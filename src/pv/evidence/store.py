@@ -20,7 +20,8 @@ from urllib.parse import quote
 
 from pv.evidence import index, statement
 from pv.evidence.index import Index, Summary
-from pv.evidence.record import LogRecord, Record, ThresholdRecord
+from pv.evidence.record import LogRecord, Record
+from pv.evidence.staleness import in_words
 from pv.evidence.statement import PREFIX, StatementError
 
 LOGS = "logs"
@@ -89,15 +90,19 @@ class Store:
 
     def summaries(self) -> tuple[Summary, ...]:
         """What the index holds of every sound record, oldest first. Only new and changed files are read."""
-        return self._index().summaries
+        return self.index().summaries
 
     def problems(self) -> tuple[Problem, ...]:
         """Files that are no sound record, or whose name is not what their bytes say."""
-        return tuple(Problem(self.root / name, message) for name, message in self._index().problems)
+        return tuple(Problem(self.root / name, message) for name, message in self.index().problems)
 
     def closures(self) -> Mapping[str, Mapping[str, str]]:
         """Closure digest -> path -> sha256, of every summary."""
-        return self._index().closures
+        return self.index().closures
+
+    def index(self) -> Index:
+        """Summaries, closures and problems in one look at the folder."""
+        return index.current(self.root, self.cache, list(_stats(self.root)), _summarise)
 
     def read(self, summary: Summary) -> Record:
         """The record behind a summary."""
@@ -130,9 +135,6 @@ class Store:
         """Temporary files of writes that were killed."""
         if self.root.is_dir():
             yield from sorted(self.root.rglob(f"{TEMPORARY}*"))
-
-    def _index(self) -> Index:
-        return index.current(self.root, self.cache, list(_stats(self.root)), _summarise)
 
     def _add_log(self, log: bytes) -> LogRecord:
         sha256 = hashlib.sha256(log).hexdigest()
@@ -203,14 +205,6 @@ def summarise(record: Record, path: str) -> Summary:
         invalidates=record.invalidates,
         entry_point=record.entry_point,
     )
-
-
-def in_words(threshold: ThresholdRecord) -> str:
-    """`>= 0.99`, `within [0.5, 2]`: one text for one bound, however its numbers were written."""
-    value = threshold.value if isinstance(threshold.value, tuple) else (threshold.value,)
-    figures = [v if isinstance(v, str) else f"{v:.17g}" for v in value]
-    bound = f"[{', '.join(figures)}]" if isinstance(threshold.value, tuple) else figures[0]
-    return f"{threshold.op} {bound} {threshold.unit}"
 
 
 def _summarise(path: Path, name: str) -> tuple[Summary, Mapping[str, str]]:

@@ -2,8 +2,8 @@
 
 The rules are a function of the set of records: their order on disk, the clock and the number of runs do not matter.
 
-* Records of one cell fall into generations: same claim, same source closure, same bound files. The current generation
-  decides; where it holds nothing decisive, the latest one does, and the cell is stale.
+* Records of one cell fall into generations: same claim, same source closure, same bound files. The latest generation
+  of this very code decides; where it holds nothing decisive, the latest of all does, and the cell is stale.
 * Within a generation nothing has changed between runs, so FALSIFIED stands beside any number of survivals: running
   again until it passes earns nothing. It yields to a change (another generation), to a later survival on the same host
   under another driver, device or library, and to `pv retract`. VACUOUS likewise.
@@ -183,11 +183,9 @@ def _cell_state(claim: Claim, cell: Cell, required: bool, counting: Sequence[Rec
 
 
 def _generation(decisive: Sequence[RecordView]) -> list[RecordView]:
-    """The decisive records that count: the current generation's, else the latest generation's."""
-    current = [v for v in decisive if not v.stale]
-    if current or not decisive:
-        return current
-    return [v for v in decisive if v.generation == decisive[-1].generation]
+    """The decisive records that count: of one generation, a fresh one where there is one, the latest of those."""
+    candidates = [v for v in decisive if not v.stale] or decisive
+    return [v for v in candidates if v.generation == candidates[-1].generation]
 
 
 def _superseded(view: RecordView, generation: Sequence[RecordView]) -> bool:
