@@ -31,6 +31,12 @@ class Tokenizer:
         return self._fast
 
     @property
+    def chat_template(self) -> str | None:
+        """The model's chat template as it is written, for those who write another format."""
+        template = self._settings.get("chat_template")
+        return template if isinstance(template, str) else None
+
+    @property
     def size(self) -> int:
         """One more than the largest id."""
         return max(self._fast.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -53,8 +59,8 @@ class Tokenizer:
 
     def chat(self, prompt: str) -> str:
         """The prompt as one user's turn in the model's own chat template. Raises TokenizerError when it has none."""
-        template = self._settings.get("chat_template")
-        if not isinstance(template, str):
+        template = self.chat_template
+        if template is None:
             raise TokenizerError(
                 "the model has no chat template (chat_template in tokenizer_config.json)", "drop --chat"
             )
