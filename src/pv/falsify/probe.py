@@ -1,4 +1,4 @@
-"""`python -m pv.falsify.probe cuda|wgpu`: a driver -> what it has, as JSON on the last line of stdout; run in a child."""
+"""`python -m pv.falsify.probe cuda|wgpu`: a driver -> what it has, as JSON on the last line of stdout."""
 
 from __future__ import annotations
 
