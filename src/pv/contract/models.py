@@ -114,6 +114,10 @@ def _map_or_list(value: Any) -> str:
     return MANY if isinstance(value, list) else ONE
 
 
+def _bound_or_range(value: Any) -> str:
+    return MANY if isinstance(value, dict) and value.get("op") == "within" else ONE
+
+
 def _map_list_or_any(value: Any) -> str:
     return ONE if isinstance(value, dict) else MANY if isinstance(value, list) else ANY
 
@@ -227,17 +231,26 @@ class Requires(Shape):
     oracle: Literal["hf", "llama.cpp"] | None = None
 
 
-class ThresholdShape(Shape):
-    """The bound of one measurement: a number, or [low, high] for `within`."""
+class BoundShape(Shape):
+    """The bound of one measurement."""
 
     op: Literal["<", "<=", ">", ">=", "==", "!=", "within"]
-    value: Annotated[
-        Annotated[Float, Tag(ONE)] | Annotated[list[Float], Field(min_length=2, max_length=2), Tag(MANY)],
-        Discriminator(_many_or_one),
-    ]
+    value: Float
     unit: Text | None = None
     source: Text | None = None
-    repeat: Float | None = None
+    repeat: Annotated[float, Strict(), Field(ge=0)] | None = None
+
+
+class RangeShape(BoundShape):
+    """The range of one measurement: [low, high], both included."""
+
+    op: Literal["within"]
+    value: Annotated[list[Float], Field(min_length=2, max_length=2)]  # type: ignore[assignment]  # the other shape
+
+
+ThresholdShape = Annotated[
+    Annotated[BoundShape, Tag(ONE)] | Annotated[RangeShape, Tag(MANY)], Discriminator(_bound_or_range)
+]
 
 
 class KnownFailingShape(Shape):

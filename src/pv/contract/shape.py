@@ -103,7 +103,7 @@ def check(document: Document, profile: Profile) -> Checked:
         return Checked(artifact, {}, False, (), (lack,))
     model = _KINDS_OF_FILE[artifact]
     data, errors = _validated(document, data, model)
-    misspelt = tuple(_near_misses(data, model, ()))
+    misspelt = tuple(dict.fromkeys(_near_misses(data, model, ())))  # two shapes of one part see one slip
     if not errors and not misspelt:
         return Checked(artifact, data, True, (), ())
     diagnostics = _report(document, data, profile, errors, misspelt)

@@ -1,0 +1,138 @@
+"""A loaded file as the rules read it: raw data by section, safe to walk whatever shape the file is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pv.contract.claims import equation_name
+from pv.contract.load import Loaded
+from pv.contract.project import Profile, Project
+from pv.document.ambiguity import Ambiguity
+from pv.document.reader import Document
+from pv.rules.facts import NO_FACTS, FactsByClaim
+from pv.rules.finding import Loc
+
+FALSIFIERS, HARNESSES, OBLIGATIONS = "falsification_tests", "kani_harnesses", "proof_obligations"
+Entry = Mapping[str, Any]
+Placed = tuple[Loc, Entry]
+
+_PV_KEYS = frozenset(
+    {
+        "binds_to",
+        "claim",
+        "requires",
+        "precondition",
+        "blocked_on",
+        "known_failing",
+        "thresholds",
+        "cost",
+        "status",
+        "last_verified",
+        "evidence",
+        "algorithm_evidence",
+        "functional_evidence",
+        "discharge_evidence",
+        "evidence_discharged_by",
+    }
+)
+
+
+class View:
+    """One readable file. Every accessor leaves out what has the wrong shape: the loader has already said so."""
+
+    def __init__(self, loaded: Loaded, document: Document, project: Project, facts: FactsByClaim = NO_FACTS) -> None:
+        self.loaded = loaded
+        self.document = document
+        self.project = project
+        self.facts = facts
+        self.strict = project.profile is Profile.STRICT
+        self.data: Mapping[str, Any] = loaded.data
+        metadata = self.data.get("metadata")
+        self.metadata: Mapping[str, Any] = metadata if isinstance(metadata, dict) else {}
+        self.looked_at: dict[Path, None] = {}  # files outside the contract that a rule read or missed
+
+    @cached_property
+    def kind(self) -> str:
+        """The effective kind: `registry: true` excuses a kernel."""
+        kind = self.metadata.get("kind")
+        if not isinstance(kind, str):
+            kind = "kernel"
+        return "registry" if kind == "kernel" and self.metadata.get("registry") is True else kind
+
+    @cached_property
+    def is_kernel(self) -> bool:
+        """Whether the rules of kernels hold."""
+        return self.kind == "kernel"
+
+    @cached_property
+    def by_default(self) -> str:
+        """What a message adds when nobody wrote the kind that it is judged by."""
+        return "" if "kind" in self.metadata else " (no metadata.kind, judged kernel by default)"
+
+    @cached_property
+    def falsifiers(self) -> list[Placed]:
+        """The entries of `falsification_tests` that are mappings."""
+        return self.entries(FALSIFIERS)
+
+    @cached_property
+    def harnesses(self) -> list[Placed]:
+        """The entries of `kani_harnesses` that are mappings."""
+        return self.entries(HARNESSES)
+
+    @cached_property
+    def obligations(self) -> list[Placed]:
+        """The entries of `proof_obligations` that are mappings."""
+        return self.entries(OBLIGATIONS)
+
+    @cached_property
+    def claims(self) -> list[Placed]:
+        """Falsifiers, then harnesses."""
+        return self.falsifiers + self.harnesses
+
+    @cached_property
+    def own(self) -> list[Placed]:
+        """The claims that carry a field of ours; most files of other people have none."""
+        return [placed for placed in self.claims if not _PV_KEYS.isdisjoint(placed[1])]
+
+    @cached_property
+    def equations(self) -> list[tuple[Loc, str, Entry]]:
+        """(place, name, mapping) of every equation that is a mapping."""
+        equations = self.data.get("equations")
+        if isinstance(equations, dict):
+            named: Iterator[tuple[str | int, str, Any]] = ((name, str(name), item) for name, item in equations.items())
+        elif isinstance(equations, list):
+            named = ((index, equation_name(index, item), item) for index, item in enumerate(equations))
+        else:
+            return []
+        return [(("equations", key), name, item) for key, name, item in named if isinstance(item, dict)]
+
+    @cached_property
+    def targets(self) -> dict[str, None]:
+        """Everything that `binds_to` may name: equations, then obligation ids."""
+        names = dict.fromkeys(name for _, name, _ in self.equations)
+        names.update(dict.fromkeys(o["id"] for _, o in self.obligations if isinstance(o.get("id"), str)))
+        return names
+
+    @cached_property
+    def ambiguities(self) -> tuple[Ambiguity, ...]:
+        """Scalars that two readers of YAML would read apart."""
+        return self.document.ambiguities()
+
+    def entries(self, section: str) -> list[Placed]:
+        """(place, mapping) of the items of a list of mappings."""
+        items = self.data.get(section)
+        if not isinstance(items, list):
+            return []
+        return [((section, index), item) for index, item in enumerate(items) if isinstance(item, dict)]
+
+    def count(self, section: str) -> int:
+        """How many items a list holds; 0 for anything else."""
+        items = self.data.get(section)
+        return len(items) if isinstance(items, list) else 0
+
+    def misspelt(self, loc: Loc, name: str) -> bool:
+        """Whether the field is there under a near-miss name, which has been reported."""
+        return any(miss.loc == loc and miss.meant == name for miss in self.loaded.misspelt)
