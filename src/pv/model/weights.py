@@ -257,7 +257,8 @@ def prepare(weights: Weights, device: torch.device | str = "cpu", dtype: torch.d
         return weights.tensors[name].placed(device, dtype)
 
     def vector(name: str) -> torch.Tensor:
-        return weights.tensors[name].dense().to(device=device, dtype=dtype)
+        weight = weights.tensors[name]
+        return (weight.dense() if weight.type.quantized else weight.data).to(device=device, dtype=dtype)
 
     def layer(at: str) -> LayerWeights:
         biases = [vector(f"{at}.{part}_bias") for part in "qkv"] if spec.qkv_bias else []
