@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pv.contract.vocabulary import Cell, DeviceClass, Level, Verdict
+from pv.evidence.digests import closure_digest
 from pv.evidence.record import (
     ControlRecord,
     Environment,
@@ -28,6 +29,7 @@ def measurement(name="bits_equal", value=1, *, op="==", bound=1, passed=True, ma
     return MeasurementRecord(name, value, "1", 4096, ThresholdRecord(op, bound, "1", "here", repeat), margin, passed)
 
 
+CLOSURE = (FileDigest("falsifiers/example_v1.py", hexes("c")), FileDigest("src/engine/files.py", hexes("d")))
 RECORD = Record(
     claim_id="FALSIFY-EXAMPLE-001",
     contract_id="example-v1",
@@ -55,8 +57,8 @@ RECORD = Record(
     ),
     attacks=("engine.files.write", "engine.files.read"),
     claim_digest="sha256:" + hexes("a"),
-    closure_digest="sha256:" + hexes("b"),
-    closure=(FileDigest("falsifiers/example_v1.py", hexes("c")), FileDigest("src/engine/files.py", hexes("d"))),
+    closure_digest=closure_digest(CLOSURE),
+    closure=CLOSURE,
     bound=(FileDigest("fixtures/tiny.bin", hexes("e")),),
     tool_version="0.1.0",
     tool_digest="sha256:" + hexes("f"),

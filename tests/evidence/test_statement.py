@@ -18,7 +18,7 @@ from pv.evidence.record import ControlRecord, Environment, FileDigest, Measureme
 from pv.evidence.statement import StatementError, digest, from_bytes, number, plain, to_bytes
 
 VECTOR = Path(__file__).parent / "vectors" / "record.json"
-VECTOR_DIGEST = "sha256:5cd43ad33e820044146dc1a0a47a651b4688a9f26bb5b37ab7cd9ce8181a2432"
+VECTOR_DIGEST = "sha256:237e60b82cf2b5d798d821a8377e0d8f2693e82f4a5fcf3dc590f64fa0cc4a21"
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 figures = st.one_of(st.floats(), st.integers(-(2**53) + 1, 2**53 - 1)).map(number)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from pv.evidence import statement
 from pv.evidence.record import Record
+from pv.evidence.rejudge import contradictions
 from pv.evidence.statement import StatementError
-from pv.evidence.store import LOGS, Store, decompress, relative_name
+from pv.evidence.store import LOGS, Store, decompress
 
 BUNDLE_TYPE = "tag:provable-contracts,2026:bundle/v1"
 MANIFEST = "bundle.json"
@@ -45,8 +46,9 @@ def export(store: Store, digests: Iterable[str], path: Path) -> list[Record]:
 
     Raises BundleError for a digest that no record has, or a gap in what a record follows.
     """
-    records = _with_ancestors(store, digests)
-    members = {f"records/{record.digest.removeprefix(statement.PREFIX)}.json": _content(record) for record in records}
+    chosen = _with_ancestors(store, digests)
+    members = {f"records/{digest.removeprefix(statement.PREFIX)}.json": chosen[digest] for digest in chosen}
+    records = [statement.from_bytes(content) for content in chosen.values()]
     for record in records:
         if record.log and record.log.stored:
             members[f"{LOGS}/{record.log.sha256}.log.gz"] = (store.root / record.log.stored).read_bytes()
@@ -80,23 +82,21 @@ def import_(store: Store, path: Path) -> Imported:
     return Imported(new, len(records) - len(new))
 
 
-def _with_ancestors(store: Store, digests: Iterable[str]) -> list[Record]:
+def _with_ancestors(store: Store, digests: Iterable[str]) -> dict[str, bytes]:
+    """Digest -> the file's own bytes (never written anew: a later pv may have put more into them)."""
     by_digest = {summary.digest: summary for summary in store.summaries()}
-    chosen: dict[str, Record] = {}
+    chosen: dict[str, bytes] = {}
     pending = list(digests)
     while pending:
         digest = pending.pop()
         if digest in chosen:
             continue
         if digest not in by_digest:
-            raise BundleError(f"expected a record with the digest {digest} in {store.root}, found none")
-        chosen[digest] = store.read(by_digest[digest])
-        pending += [named for named in (chosen[digest].previous, chosen[digest].invalidates) if named]
-    return [chosen[digest] for digest in sorted(chosen)]
-
-
-def _content(record: Record) -> bytes:
-    return statement.to_bytes(record) + b"\n"
+            raise BundleError(f"expected a sound record with the digest {digest} in {store.root}, found none")
+        summary = by_digest[digest]
+        chosen[digest] = (store.root / summary.path).read_bytes()
+        pending += [named for named in (summary.previous, summary.invalidates) if named]
+    return {digest: chosen[digest] for digest in sorted(chosen)}
 
 
 def _zip(members: dict[str, bytes]) -> bytes:
@@ -149,7 +149,8 @@ def _checked_record(name: str, content: bytes, digest: str) -> Record:
         raise BundleError(f"{name}: {error}") from error
     if record.digest != statement.PREFIX + digest:
         raise BundleError(f"{name}: its bytes have the digest {record.digest}; it was edited")
-    relative_name(record)
+    if (wrong := next(contradictions(record), "")) and not record.invalidates:
+        raise BundleError(f"{name}: the record contradicts itself: {wrong}")
     return record
 
 

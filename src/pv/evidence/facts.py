@@ -1,4 +1,4 @@
-"""Loaded contracts and the ledger -> plain facts about each claim's evidence, for the rules. Runs and imports no check."""
+"""Loaded contracts and the ledger -> plain facts about each claim's evidence, for the rules. No check is imported."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from pv.evidence import index, statement
 from pv.evidence.index import Index, Summary
 from pv.evidence.record import LogRecord, Record
+from pv.evidence.rejudge import contradictions
 from pv.evidence.staleness import in_words
 from pv.evidence.statement import PREFIX, StatementError
 
@@ -59,9 +60,10 @@ class Store:
     def add_bytes(self, content: bytes) -> Path:
         """Write canonical bytes that came from another store. Returns the path; an equal file is left as it is.
 
-        Raises StatementError where the bytes are no record.
+        Raises StatementError where the bytes are no record, or one that contradicts its own figures.
         """
         record = statement.from_bytes(content)
+        _refuse_contradictions(record)
         path = self.root / relative_name(record)
         _write_once(path, content.removesuffix(b"\n") + b"\n")
         return path
@@ -213,7 +215,15 @@ def _summarise(path: Path, name: str) -> tuple[Summary, Mapping[str, str]]:
     record = statement.from_bytes(content, canonical=False)
     if name != (expected := relative_name(record)):
         raise StatementError(f"expected this record at {expected}: its bytes have the digest {record.digest}")
+    _refuse_contradictions(record)
     return summarise(record, name), {file.path: file.sha256 for file in record.closure}
+
+
+def _refuse_contradictions(record: Record) -> None:
+    """A record whose verdict its own figures deny supports nothing; a retraction has no figures."""
+    wrong = "" if record.invalidates else next(contradictions(record), "")
+    if wrong:
+        raise StatementError(f"the record of {record.claim_id} contradicts itself: {wrong}")
 
 
 def _folders(root: Path) -> list[Path]:
