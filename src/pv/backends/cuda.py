@@ -8,9 +8,10 @@ The class runs on `device="cpu"` as well (eagerly), which is how its logic is te
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -43,23 +44,45 @@ class CudaOptions:
     watchdog: float = WATCHDOG_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class CudaRecipe:
+    """What the session is made of. Production uses `CUDA_RECIPE`; a planted defect is a changed copy of it.
+
+    `weights`: the model before it is copied. `rope`: the rotary tables. `cache`: the cache's type. `logits`: the logits
+    as handed out, told how many tokens the pass had and where it began. `begin`: called before every pass, likewise.
+    """
+
+    operators: Operators = REFERENCE
+    weights: Callable[[Weights], Weights] = lambda weights: weights
+    rope: Callable[[RopeTables], RopeTables] = lambda tables: tables
+    cache: Callable[[type[DecodeCache]], type[DecodeCache]] = lambda cache: cache
+    logits: Callable[[np.ndarray, int, int], np.ndarray] = lambda logits, _tokens, _start: logits
+    begin: Callable[[int, int], None] = lambda _tokens, _start: None
+
+
+CUDA_RECIPE = CudaRecipe()
+
+
 def open_cuda(
     weights: Weights,
     options: CudaOptions = CudaOptions(),
     *,
     device: str = "cuda",
-    operators: Operators = REFERENCE,
+    recipe: CudaRecipe = CUDA_RECIPE,
 ) -> CudaSession:
-    """A session on the card. Raises BackendError when there is no card, it is too small, or it fails."""
+    """A session on the card. Block types are dequantized first: the card multiplies floats.
+
+    Raises BackendError when there is no card, it is too small, or it fails.
+    """
     target = torch.device(device)
     facts = cuda_facts(target)
     if target.type == "cuda":
         _want_room(weights, options, target)
     with in_our_words():
-        prepared = prepare(weights, target, options.dtype)
+        prepared = prepare(recipe.weights(weights.dequantized()), target, options.dtype)
         if target.type == "cuda":
             torch.cuda.synchronize(target)  # the session works on a stream of its own
-    return CudaSession(prepared, facts, options, operators)
+    return CudaSession(prepared, facts, options, recipe)
 
 
 def cuda_facts(device: torch.device) -> DeviceFacts:
@@ -120,7 +143,7 @@ def _driver_from_nvml() -> str:
 def _want_room(weights: Weights, options: CudaOptions, device: torch.device) -> None:
     """Refuse a model larger than the card's free memory before a byte is copied."""
     size = options.dtype.itemsize
-    need = sum(w.nbytes if w.type.quantized else w.data.numel() * size for w in weights.tensors.values())
+    need = sum(prod(weight.shape) * size for weight in weights.tensors.values())
     with in_our_words():
         free, total = torch.cuda.mem_get_info(device)
     if need + HEADROOM > free:
@@ -137,13 +160,15 @@ class CudaSession:
     """One model on one card with one static KV cache; implements `pv.backends.protocol.Session`."""
 
     def __init__(
-        self, weights: Prepared, facts: DeviceFacts, options: CudaOptions, operators: Operators = REFERENCE
+        self, weights: Prepared, facts: DeviceFacts, options: CudaOptions, recipe: CudaRecipe = CUDA_RECIPE
     ) -> None:
         self.spec: ModelSpec = weights.spec
         self.options = options
         self._weights: Prepared | None = weights
         self._on_card = weights.device.type == "cuda"
-        self._operators, self._cache_type, kernels = _with_kernels(operators, options.kernels and self._on_card)
+        self._recipe = recipe
+        self._operators, cache_type, kernels = _with_kernels(recipe.operators, options.kernels and self._on_card)
+        self._cache_type = recipe.cache(cache_type)
         self.facts = replace(facts, details={**facts.details, "kernels": kernels, "dtype": str(options.dtype)})
         self._stream = _stream_on(weights.device) if self._on_card else None
         self._token = torch.zeros(1, dtype=torch.int64, device=weights.device)
@@ -197,13 +222,17 @@ class CudaSession:
     ) -> np.ndarray:
         weights = self._opened()
         check_tokens(self.spec, tokens, self.position)
+        start, count = self.position, len(tokens)
         with self._working():
-            self._reserve(self.position + len(tokens))
+            self._recipe.begin(count, start)
+            self._reserve(start + count)
             plain = tap is None and graft is None and not eager
-            if plain and len(tokens) == 1 and self.position and self._on_card and self.options.graphs:
-                return self._replay(tokens[0])
-            ids = torch.tensor(list(tokens), dtype=torch.int64, device=weights.device)
-            return self._fetch(self._forward(ids, tap, graft))
+            if plain and count == 1 and start and self._on_card and self.options.graphs:
+                logits = self._replay(tokens[0])
+            else:
+                ids = torch.tensor(list(tokens), dtype=torch.int64, device=weights.device)
+                logits = self._fetch(self._forward(ids, tap, graft))
+            return self._recipe.logits(logits, count, start)
 
     def _forward(self, ids: torch.Tensor, tap: Tap | None, graft: Graft | None) -> torch.Tensor:
         weights = self._opened()
@@ -267,7 +296,7 @@ class CudaSession:
         weights = self._opened()
         self._recorded = None
         self._cache = self._cache_type(self.spec, weights.device, weights.dtype, capacity)
-        self._rope = RopeTables.build(self.spec, capacity, weights.device, weights.dtype)
+        self._rope = self._recipe.rope(RopeTables.build(self.spec, capacity, weights.device, weights.dtype))
 
     @contextmanager
     def _working(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from pv.backends.wgpu_device import Device, Guarded, Kernel, Region, sources
 from pv.backends.wgpu_weights import Matrix, Model
 from pv.model.spec import ModelSpec
 from pv.model.stages import Stage
+from pv.model.weights import Weights
 
 Groups = tuple[int, int, int]
 
@@ -75,7 +76,7 @@ class Recipe:
     """What the backend is made of. Production uses `RECIPE`; a planted defect is a changed copy of it.
 
     `sources`: shader texts by name. `epsilon`, `scale`: RMSNorm's epsilon and the factor of the scores, from the spec.
-    `step`: what the shaders are told of a pass. `keep`: whether a dispatch is made. `weights`: a tensor as uploaded.
+    `step`: what the shaders are told of a pass. `keep`: whether a dispatch is made. `weights`: the model before upload.
     `rope`: cosine and sine tables as uploaded. `logits`: the logits as handed out. `begin`: called before every pass.
     """
 
@@ -84,7 +85,7 @@ class Recipe:
     scale: Callable[[ModelSpec], float] = lambda spec: 1 / sqrt(spec.head_dim)
     step: Callable[[Step], Step] = lambda step: step
     keep: Callable[[Op, Step], bool] | None = None
-    weights: Callable[[str, np.ndarray], np.ndarray] | None = None
+    weights: Callable[[Weights], Weights] = lambda weights: weights
     rope: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] = lambda cos, sin: (cos, sin)
     logits: Callable[[np.ndarray, Step], np.ndarray] = lambda logits, _: logits
     begin: Callable[[Step], None] = lambda _: None

@@ -53,7 +53,7 @@ class WgpuSession:
         self._position = 0
         self._closed = False
         try:
-            self._model = upload(self._device, weights, recipe.weights)
+            self._model = upload(self._device, recipe.weights(weights))
             self._cache = self._new_cache(min(FIRST_CAPACITY, self.spec.context))
             self._single = self._plan(1, self._cache.capacity)
         except BaseException:
@@ -270,6 +270,11 @@ class WgpuSession:
     def _fill_with_sentinels(self, cache: Cache) -> None:
         for region in cache.keys + cache.values:
             self._device.write(region, np.full(region.size // 4, GUARD_BITS, np.uint32))
+
+
+def open_wgpu(weights: Weights, *, recipe: Recipe = RECIPE, guard: bool = False) -> WgpuSession:
+    """A session on the best Vulkan adapter, or the one that `PV_WGPU_ADAPTER` names. Raises BackendError."""
+    return WgpuSession(weights, recipe=recipe, guard=guard)
 
 
 def _dispatch(encoder: Any, ops: Sequence[Op], step: Step) -> None:

@@ -6,7 +6,6 @@ dequantized here, so a GGUF model runs with exactly its own numbers in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +14,6 @@ from pv.backends.protocol import BackendError
 from pv.backends.wgpu_device import BACKEND, Device, Region
 from pv.model.spec import ModelSpec
 from pv.model.weights import Weight, Weights
-
-Change = Callable[[str, np.ndarray], np.ndarray]  # (name, values) -> the values to upload
 
 
 class Chunk(NamedTuple):
@@ -58,11 +55,11 @@ class Model(NamedTuple):
     lm_head: Matrix  # (V, H); the embedding itself when tied
 
 
-def upload(device: Device, weights: Weights, change: Change | None = None) -> Model:
+def upload(device: Device, weights: Weights) -> Model:
     """Copy a model to the device. Raises BackendError for widths that vec4 loads cannot walk, or out of memory."""
     spec = weights.spec
     _want_fours(spec)
-    loader = _Loader(device, weights, change)
+    loader = _Loader(device, weights)
 
     def layer(at: str) -> Layer:
         return Layer(
@@ -88,8 +85,8 @@ def upload(device: Device, weights: Weights, change: Change | None = None) -> Mo
 class _Loader:
     """Uploads tensors by our names."""
 
-    def __init__(self, device: Device, weights: Weights, change: Change | None) -> None:
-        self._device, self._tensors, self._change = device, weights.tensors, change
+    def __init__(self, device: Device, weights: Weights) -> None:
+        self._device, self._tensors = device, weights.tensors
 
     def vector(self, *names: str) -> Region:
         """1-D tensors, one behind the other."""
@@ -125,7 +122,7 @@ class _Loader:
 
     def _dense(self, weight: Weight) -> np.ndarray:
         values: np.ndarray = weight.dense().detach().numpy()
-        return values if self._change is None else self._change(weight.name, values)
+        return values
 
 
 def _want_fours(spec: ModelSpec) -> None:
