@@ -1,0 +1,269 @@
+"""A plan -> attempts, made in worker processes by a few threads; preconditions first, one at a time on a GPU."""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock
+
+from pv.contract.project import Project
+from pv.contract.vocabulary import Cell, Verdict
+from pv.falsify.attempt import Attempt, Ground, attempt, blocked, inconclusive
+from pv.falsify.devices import Devices
+from pv.falsify.environment import determinism
+from pv.falsify.loader import Stated
+from pv.falsify.planning import GPUS, Key, Task
+from pv.falsify.protocol import stated_in
+from pv.falsify.reading import FoundCheck
+from pv.falsify.workers import Worker
+
+Standing = Callable[[Key, Cell], str]  # why a claim that is not in this run does not survive in a cell; "" when it does
+
+
+class Listener(Protocol):
+    """Hears of a run while it goes on. Called from several threads, one at a time for `finished`."""
+
+    def started(self, task: Task) -> None: ...
+
+    def progress(self, task: Task, control: str, done: int, total: int, what: str) -> None: ...
+
+    def finished(self, attempt: Attempt) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The attempts of a run, in the order of the plan; `interrupted` when Ctrl-C ended it early."""
+
+    attempts: tuple[Attempt, ...]
+    interrupted: bool = False
+
+
+def run(
+    tasks: Sequence[Task],
+    found: Sequence[FoundCheck],
+    devices: Devices,
+    project: Project,
+    listener: Listener,
+    *,
+    standing: Standing,
+    jobs: int = 1,
+    seed: int = 0,
+) -> Finished:
+    """Make every attempt. `found` are all checks of the project; `listener.finished` is called in this very thread.
+
+    After Ctrl-C the workers are killed and what was finished is returned: their evidence counts.
+    """
+    ground = Ground(project.root, project.subjects, _stated(found), seed)
+    crew = _Crew(tasks, ground, devices, standing, listener, max(1, jobs))
+    attempts: dict[Task, Attempt] = {}
+    interrupted = False
+    try:
+        for one in crew.work():
+            attempts[one.task] = one
+            listener.finished(one)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        crew.stop()
+    return Finished(tuple(attempts[task] for task in tasks if task in attempts), interrupted)
+
+
+def _stated(found: Sequence[FoundCheck]) -> Mapping[Path, tuple[tuple[str, Stated], ...]]:
+    by_module: dict[Path, list[FoundCheck]] = {}
+    for check in found:
+        by_module.setdefault(check.path, []).append(check)
+    return {path: stated_in(checks) for path, checks in by_module.items()}
+
+
+Group = tuple[str, str]  # (device class, subject): what a worker is kept for
+
+
+def group_of(task: Task) -> Group:
+    """Tasks of one group may share a worker, and with it the subjects that it has built."""
+    return task.cell.device.value, task.cell.subject
+
+
+@dataclass
+class _Board:
+    """Which tasks wait, run and are done. Every method holds the lock; `take` waits until something can be taken."""
+
+    waiting: list[Task]
+    standing: Standing
+    running: dict[int, Task] = field(default_factory=dict)  # by thread
+    done: dict[Key, list[Attempt]] = field(default_factory=dict)
+    stopped: bool = False
+    change: threading.Condition = field(default_factory=threading.Condition)
+
+    def take(self, prefer: Group | None) -> Task | None:
+        """The next task for a thread whose worker serves `prefer`; None when there is nothing more to do."""
+        with self.change:
+            while not self.stopped and self.waiting:
+                ready = [task for task in self.waiting if self._ready(task)]
+                if ready:
+                    task = self._best(ready, prefer)
+                    self.waiting.remove(task)
+                    self.running[threading.get_ident()] = task
+                    return task
+                if not self.running:  # a circle of preconditions: each waits for the other
+                    return self._first_of_circle()
+                self.change.wait()
+            return None
+
+    def finish(self, made: Attempt) -> None:
+        with self.change:
+            self.running.pop(threading.get_ident(), None)
+            self.done.setdefault(made.task.key, []).append(made)
+            self.change.notify_all()
+
+    def stop(self) -> None:
+        with self.change:
+            self.stopped = True
+            self.change.notify_all()
+
+    def unmet(self, task: Task) -> tuple[str, str] | None:
+        """The first precondition of a task that does not survive, and why; None when all do."""
+        with self.change:
+            for name in task.claim.precondition:
+                why = self._why_not((task.contract.id, name), task.cell)
+                if why:
+                    return name, why
+        return None
+
+    def _why_not(self, key: Key, cell: Cell) -> str:
+        """Judged in the same cell where it was tried there, else by all of its cells."""
+        if any(task.key == key for task in (*self.waiting, *self.running.values())):
+            return "the two wait for each other"
+        made = self.done.get(key)
+        if made is None:
+            return self.standing(key, cell)
+        here = [one for one in made if one.task.cell == cell] or made
+        bad = [one for one in here if one.verdict is not Verdict.SURVIVED]
+        return f"{bad[0].verdict.value} on {bad[0].task.cell}" if bad else ""
+
+    def _ready(self, task: Task) -> bool:
+        if task.cell.device in GPUS and any(other.cell.device in GPUS for other in self.running.values()):
+            return False
+        wanted = {(task.contract.id, name) for name in task.claim.precondition}
+        return not any(other.key in wanted for other in (*self.waiting, *self.running.values()))
+
+    def _best(self, ready: Sequence[Task], prefer: Group | None) -> Task:
+        """One of the worker's own group, else of a group that nobody serves, else the first."""
+        served = {group_of(task) for task in self.running.values()}
+        own = [task for task in ready if group_of(task) == prefer]
+        fresh = [task for task in ready if group_of(task) not in served]
+        return (own or fresh or list(ready))[0]
+
+    def _first_of_circle(self) -> Task:
+        task = self.waiting.pop(0)
+        self.running[threading.get_ident()] = task
+        return task
+
+
+class _Crew:
+    """The threads, each with a worker of its own."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        ground: Ground,
+        devices: Devices,
+        standing: Standing,
+        listener: Listener,
+        jobs: int,
+    ) -> None:
+        self.board = _Board(list(tasks), standing)
+        self.ground, self.devices, self.listener = ground, devices, listener
+        self.jobs = min(jobs, max(1, len(tasks)))
+        self.threads_each = max(1, (os.cpu_count() or 1) // self.jobs)
+        self.results: queue.Queue[Attempt | BaseException | None] = queue.Queue()
+        self.workers: set[Worker] = set()
+        self.threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(self.jobs)]
+
+    def work(self) -> Iterator[Attempt]:
+        """Every attempt as it is finished. Raises what went wrong in the machinery itself."""
+        for thread in self.threads:
+            thread.start()
+        alive = len(self.threads)
+        while alive:
+            result = self.results.get()
+            if result is None:
+                alive -= 1
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                yield result
+
+    def stop(self) -> None:
+        """Kill what runs and wait for the threads."""
+        self.board.stop()
+        for worker in list(self.workers):
+            worker.stop()
+        for thread in self.threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _serve(self) -> None:
+        worker: Worker | None = None
+        group: Group | None = None
+        try:
+            while (task := self.board.take(group)) is not None:
+                if worker is None or group != group_of(task):
+                    self._dismiss(worker)
+                    worker, group = self._hire(), group_of(task)
+                made = self._make(task, worker)
+                self.board.finish(made)
+                if not self.board.stopped:  # killed in the middle: no evidence of anything
+                    self.results.put(made)
+        except BaseException as error:  # handed to the main thread, which reports it
+            self.results.put(error)
+        finally:
+            self._dismiss(worker)
+            self.results.put(None)
+
+    def _make(self, task: Task, worker: Worker) -> Attempt:
+        if task.missing:
+            return blocked(task)
+        unmet = self.board.unmet(task)
+        if unmet:
+            return inconclusive(task, *unmet)
+        self.listener.started(task)
+        with _one_at_a_time(task):
+            return attempt(
+                task,
+                worker,
+                self.ground,
+                self.devices.get(task.cell.device),
+                lambda *said: self.listener.progress(task, *said),
+            )
+
+    def _hire(self) -> Worker:
+        worker = Worker(determinism(self.threads_each))
+        self.workers.add(worker)
+        if self.board.stopped:
+            worker.stop()
+        return worker
+
+    def _dismiss(self, worker: Worker | None) -> None:
+        if worker is not None:
+            worker.close()
+            self.workers.discard(worker)
+
+
+@contextmanager
+def _one_at_a_time(task: Task) -> Iterator[None]:
+    """Two runs of pv on this machine do not share a GPU: each would spoil what the other measures."""
+    lock = (
+        nullcontext()
+        if task.cell.device not in GPUS
+        else FileLock(Path(tempfile.gettempdir()) / "pv-gpu.lock", mode=0o666)
+    )
+    with lock:
+        yield
