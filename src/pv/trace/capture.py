@@ -24,7 +24,7 @@ from pv.model.folders import whole_file
 from pv.model.stages import Stage
 from pv.trace import manifest as manifests
 from pv.trace.aprt import AprtError, open_aprt, write_aprt
-from pv.trace.manifest import CaptureError, FileEntry, Manifest
+from pv.trace.manifest import CaptureError, FileEntry, Manifest, WriteError
 from pv.trace.plan import ExpectedFile, Plan, refuse_oversized_maps
 from pv.trace.stages import ATTENTION_MAPS, LAYOUTS, file_path
 
@@ -201,13 +201,13 @@ def staged(output: Path, plan: Plan, spec: ModelSpec, prompt: int) -> Iterator[P
         output.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(output.parent).free
         if free < needed:
-            raise CaptureError(f"no room for the capture: {needed} bytes are needed at {output}, {free} are free")
+            raise WriteError(f"no room for the capture: {needed} bytes are needed at {output}, {free} are free")
         private.mkdir()
         yield private
         _take_name(private, output)
     except (OSError, AprtError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        raise CaptureError(f"cannot write the capture {output}: {reason}", "nothing was left behind") from error
+        raise WriteError(f"cannot write the capture {output}: {reason}", "nothing was left behind") from error
     finally:
         shutil.rmtree(private, ignore_errors=True)
 

@@ -31,6 +31,14 @@ class CaptureError(Exception):
         self.message, self.hint = message, hint
 
 
+class DamagedError(CaptureError):
+    """A file of a capture is missing, truncated, swapped or altered, or its manifest contradicts itself."""
+
+
+class WriteError(CaptureError):
+    """The system refused a write: no room, no permission."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """One tensor of a capture. `first` and `last`: positions of its tokens, half-open; `size` in bytes."""
@@ -91,7 +99,7 @@ def read(folder: Path) -> Manifest:
     path = folder / NAME
     try:
         if path.stat().st_size > _LARGEST:
-            raise CaptureError(f"expected a manifest of at most {_LARGEST} bytes at {path}, got {path.stat().st_size}")
+            raise DamagedError(f"expected a manifest of at most {_LARGEST} bytes at {path}, got {path.stat().st_size}")
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CaptureError(
@@ -99,16 +107,16 @@ def read(folder: Path) -> Manifest:
             "a capture that was cut short has none; run `pv trace` again",
         ) from None
     except OSError as error:
-        raise CaptureError(f"cannot read {path}: {error.strerror}") from None
+        raise DamagedError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise CaptureError(f"expected JSON in {path}, got something else: {error}") from None
+        raise DamagedError(f"expected JSON in {path}, got something else: {error}") from None
     return _checked(data, path)
 
 
 def _checked(data: Any, path: Path) -> Manifest:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise CaptureError(f"expected a manifest of schema {SCHEMA!r} in {path}, got {found!r}")
+        raise DamagedError(f"expected a manifest of schema {SCHEMA!r} in {path}, got {found!r}")
     try:
         entries = tuple(_entry(item, path) for item in data["files"])
         manifest = Manifest(
@@ -125,10 +133,10 @@ def _checked(data: Any, path: Path) -> Manifest:
             }
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CaptureError(f"the manifest {path} is damaged: {type(error).__name__}: {error}") from None
+        raise DamagedError(f"the manifest {path} is damaged: {type(error).__name__}: {error}") from None
     paths = [entry.path for entry in entries]
     if len(set(paths)) != len(paths):
-        raise CaptureError(f"the manifest {path} is damaged: it names a file twice")
+        raise DamagedError(f"the manifest {path} is damaged: it names a file twice")
     return manifest
 
 
@@ -151,11 +159,11 @@ def _entry(item: Mapping[str, Any], path: Path) -> FileEntry:
     )
     # The path follows from the rest; one that does not could lead out of the capture.
     if entry.path != file_path(stage, layer, step):
-        raise CaptureError(f"the manifest {path} is damaged: {stage} of layer {layer} cannot stand at {entry.path!r}")
+        raise DamagedError(f"the manifest {path} is damaged: {stage} of layer {layer} cannot stand at {entry.path!r}")
     if not entry.shape or min(entry.shape) < 1 or entry.size != HEADER.size + 4 * prod(entry.shape):
-        raise CaptureError(f"the manifest {path} is damaged: {entry.path} of shape {entry.shape}, {entry.size} bytes")
+        raise DamagedError(f"the manifest {path} is damaged: {entry.path} of shape {entry.shape}, {entry.size} bytes")
     if len(entry.shape) != len(LAYOUTS[stage].split(",")):
-        raise CaptureError(f"the manifest {path} is damaged: {entry.path} has {len(entry.shape)} axes")
+        raise DamagedError(f"the manifest {path} is damaged: {entry.path} has {len(entry.shape)} axes")
     return entry
 
 

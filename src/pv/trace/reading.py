@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pv.model.stages import Stage
 from pv.trace import manifest as manifests
-from pv.trace.aprt import AprtError, AprtTensor, open_aprt, sha256_of
-from pv.trace.manifest import CaptureError, FileEntry, Manifest
+from pv.trace.aprt import AprtError, AprtTensor, is_aprt, open_aprt, sha256_of
+from pv.trace.manifest import DamagedError, FileEntry, Manifest
 from pv.trace.stages import file_layer
 
 
@@ -27,35 +27,40 @@ class Capture:
         return next((e for e in self.manifest.files if (e.stage, e.layer, e.step) == wanted), None)
 
     def open(self, entry: FileEntry) -> AprtTensor:
-        """Map a file and hold it against the manifest. Raises CaptureError naming it."""
+        """Map a file and hold it against the manifest. Raises DamagedError naming it."""
         try:
             tensor = open_aprt(self.folder / entry.path)
         except FileNotFoundError:
-            raise CaptureError(f"missing: {self.folder / entry.path}, which the manifest promises") from None
+            raise DamagedError(f"missing: {self.folder / entry.path}, which the manifest promises") from None
         except (AprtError, OSError) as error:
-            raise CaptureError(str(error)) from None
+            raise DamagedError(str(error)) from None
         header, promised = (tensor.layer, tensor.values.size), (entry.layer, prod(entry.shape))
         if header != promised:
-            raise CaptureError(
+            raise DamagedError(
                 f"swapped: {self.folder / entry.path} holds layer {header[0]} with {header[1]} elements, expected "
                 f"layer {promised[0]} with {promised[1]} by the manifest"
             )
         return tensor
 
     def verify(self, entries: Sequence[FileEntry] | None = None) -> None:
-        """Read every byte and hold it against the recorded sha256. Raises CaptureError naming the first difference."""
+        """Read every byte and hold it against the recorded sha256. Raises DamagedError naming the first difference."""
         for entry in self.manifest.files if entries is None else entries:
             self.open(entry)
             found = sha256_of(self.folder / entry.path)
             if found != entry.sha256:
-                raise CaptureError(
+                raise DamagedError(
                     f"altered or swapped: {self.folder / entry.path} has sha256 {found}, the manifest {entry.sha256}"
                 )
 
 
 def is_capture(path: Path) -> bool:
-    """Whether a folder looks like a capture: it has a manifest, or APRT files where a capture has them."""
-    return path.is_dir() and ((path / manifests.NAME).exists() or any(_bins(path)))
+    """Whether a folder looks like a capture: it has a manifest, or APRT files where a capture has them.
+
+    A model's folder never does, though it may hold a `manifest.json` or `*.bin` of its own.
+    """
+    if not path.is_dir() or (path / "config.json").exists():
+        return False
+    return (path / manifests.NAME).exists() or any(is_aprt(file) for file in _bins(path))
 
 
 def open_capture(folder: Path) -> Capture:
@@ -69,7 +74,7 @@ def open_capture(folder: Path) -> Capture:
         capture.open(entry)
     promised = {folder / entry.path for entry in manifest.files}
     if extra := sorted(set(_bins(folder)) - promised):
-        raise CaptureError(f"extra: {extra[0]} is not in the manifest ({len(extra)} such files)")
+        raise DamagedError(f"extra: {extra[0]} is not in the manifest ({len(extra)} such files)")
     return capture
 
 
