@@ -44,9 +44,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Text -> ids; special tokens written out in the text become themselves."""
         try:
-            return list(self._fast.encode(text).ids)
+            text.encode()
         except UnicodeEncodeError:  # lone surrogates: bytes of the command line that are no UTF-8
             raise TokenizerError("expected a prompt in valid Unicode, got undecodable bytes") from None
+        return list(self._fast.encode(text).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids -> text, without special tokens; undecodable bytes become U+FFFD."""
