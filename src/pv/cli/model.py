@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pv.cli.engine import engine_errors
+from pv.cli.model_convert import convert
 
 if TYPE_CHECKING:
     from pv.model.open import Model
@@ -20,6 +21,9 @@ DTYPES = ("float32", "float16", "bfloat16")
 @click.group()
 def model() -> None:
     """Look at, convert and make models."""
+
+
+model.add_command(convert)
 
 
 @model.command()

@@ -129,22 +129,28 @@ def _run_sums(a: Activations, runs: int, width: int) -> torch.Tensor:
 
 
 def _q8_0(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """ggml's `quantize_row_q8_0`: codes (T, n, 32) as floats, scale (T, n) before it is rounded to float16."""
+    """Codes (T, n, 32) as floats, scale (T, n) before it is rounded to float16.
+
+    As ggml's x86 kernels do it, which are what runs: by 127 / max, to nearest even. Its portable C multiplies by the
+    reciprocal of the scale and rounds halves away: one code in 500,000 differs.
+    """
     largest = blocks.abs().amax(-1, keepdim=True)
-    wide = largest / 127
-    inverse = torch.where(wide > 0, 1 / wide, 0)
-    scaled = blocks * inverse
-    codes = torch.copysign(torch.floor(scaled.abs() + 0.5), scaled)
-    return codes, wide.squeeze(-1)
+    codes = torch.round(blocks * torch.where(largest > 0, _over(127, largest), 0))
+    return codes, (largest / 127).squeeze(-1)
 
 
 def _q8_k(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """ggml's `quantize_row_q8_K`: codes (T, n, 256) as floats, scale (T, n) float32; the extreme becomes -127."""
     at = blocks.abs().argmax(-1, keepdim=True)
-    inverse = -127 / blocks.gather(-1, at)  # (T, n, 1)
+    inverse = _over(-127, blocks.gather(-1, at))  # (T, n, 1)
     dead = ~inverse.isfinite()
     codes = torch.clamp(torch.round(blocks * inverse), max=127)
     return codes.masked_fill(dead, 0), (1 / inverse).masked_fill(dead, 0).squeeze(-1)
+
+
+def _over(number: float, x: torch.Tensor) -> torch.Tensor:
+    """number / x, rounded once: torch takes `number / x` for number times the reciprocal, which rounds twice."""
+    return torch.full_like(x, number) / x
 
 
 PRODUCTS.update(dict.fromkeys(UNPACKERS, quantized_product))

@@ -1,0 +1,174 @@
+"""`pv kld`: two models and a text -> how far apart they predict it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pv.cli.engine import engine_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pv.backends.torch_session import TorchSession
+    from pv.compare.kld import Divergence
+    from pv.model.open import Model
+
+_LISTED = 10  # flips shown without --json
+
+
+@click.command()
+@click.argument("model_a", type=click.Path(path_type=Path))
+@click.argument("model_b", type=click.Path(path_type=Path))
+@click.option("--text", required=True, type=click.Path(path_type=Path), help="UTF-8 text that neither was trained on.")
+@click.option("--context", type=click.IntRange(min=2), default=512, show_default=True, help="Tokens of a window.")
+@click.option("--by-line", is_flag=True, help="Each line is a text of its own.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Use only the first so many tokens.")
+@click.option(
+    "--dequantize", type=click.Choice(["a", "b", "both"]),
+    help="Multiply this side's quantized weights as float32: tells the loss of the weights from that of the product.",
+)  # fmt: skip
+@click.option("--near-tie", type=float, default=0.0, show_default=True, help="A flip below this margin is a near tie.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a plot (.png, .svg or .pdf).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def kld(
+    model_a: Path, model_b: Path, text: Path, context: int, by_line: bool, max_tokens: int | None,
+    dequantize: str | None, near_tie: float, plot: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Kullback-Leibler divergence of MODEL_B from MODEL_A over a text, and how often their first tokens agree."""
+    with engine_errors():
+        from pv.compare.kld import KldError
+        from pv.model.open import open_model
+
+        a, b = open_model(model_a), open_model(model_b)
+        try:
+            found = compare_models(
+                _dense(a, dequantize in {"a", "both"}),
+                _dense(b, dequantize in {"b", "both"}),
+                windows_of(a, b, text, context, by_line=by_line, most=max_tokens),
+            )
+        except KldError as problem:
+            raise click.UsageError(str(problem)) from None
+        if plot is not None:
+            draw(found, plot, f"{model_b.name} against {model_a.name}")
+    facts = found.as_json() | {
+        "model_a": str(model_a), "model_b": str(model_b), "text": str(text), "dequantize": dequantize,
+        "near_ties": len(found.near_ties(near_tie)),
+    }  # fmt: skip
+    click.echo(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(_lines(facts)))
+
+
+def compare_models(a: Model, b: Model, windows: Sequence[Sequence[int]]) -> Divergence:
+    """Both models on the CPU over the same windows, with a progress bar on a terminal."""
+    from pv.backends.cpu import open_cpu
+    from pv.compare.kld import divergence
+
+    sessions = open_cpu(a.weights), open_cpu(b.weights)
+    try:
+        with click.progressbar(windows, label="windows", file=sys.stderr, hidden=not sys.stderr.isatty()) as shown:
+            return divergence(shown, _logits(sessions[0]), _logits(sessions[1]))
+    finally:
+        for session in sessions:
+            session.close()
+
+
+def windows_of(
+    a: Model, b: Model, text: Path, context: int, *, by_line: bool, most: int | None = None
+) -> list[Sequence[int]]:
+    """The text's tokens in windows. Raises ModelError when the two models do not share a vocabulary."""
+    from pv.compare.kld import cut
+    from pv.model.errors import ContextError, TokenizerError
+
+    if a.spec.vocab != b.spec.vocab:
+        raise ContextError(
+            f"expected models of one vocabulary, got {a.spec.vocab} tokens in {a.path} and {b.spec.vocab} in {b.path}",
+            "their distributions have no common outcomes",
+        )
+    try:
+        content = text.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ContextError(f"expected UTF-8 text in {text}, got other bytes") from None
+    length = min(context, a.spec.context, b.spec.context)
+    windows: list[Sequence[int]] = []
+    left = most if most is not None else sys.maxsize
+    for piece in _pieces(content, by_line):
+        tokens, others = a.tokenizer.encode(piece), b.tokenizer.encode(piece)
+        if tokens != others:
+            at = next(
+                (i for i, (x, y) in enumerate(zip(tokens, others, strict=False)) if x != y),
+                min(len(tokens), len(others)),
+            )
+            raise TokenizerError(
+                f"the two models cut the text into different tokens, first at token {at} of {piece[:40]!r}"
+            )
+        windows += cut(tokens[:left], length)
+        left -= len(tokens[:left])
+    return windows
+
+
+def draw(found: Divergence, path: Path, title: str) -> None:
+    """How the divergence is distributed, and where in the text it stands. Raises ImportError without matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import numpy as np
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    ordered = np.sort(found.kl)[::-1]
+    left.loglog(np.arange(1, ordered.size + 1) / ordered.size, np.maximum(ordered, 1e-12))
+    left.set(xlabel="share of positions", ylabel="KL (nats), at least", title="distribution")
+    right.semilogy(np.arange(found.kl.size), np.maximum(found.kl, 1e-12), linewidth=0, marker=".", markersize=2)
+    flips = [flip.position for flip in found.flips]
+    right.plot(
+        flips, np.maximum(found.kl[flips], 1e-12), linewidth=0, marker="x", color="tab:red", label="other first token"
+    )
+    right.set(xlabel="position in the text", ylabel="KL (nats)", title=f"{len(flips)} of {found.positions} flipped")
+    right.legend(loc="lower right")
+    figure.suptitle(title)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _pieces(content: str, by_line: bool) -> Iterator[str]:
+    yield from (line for line in content.splitlines() if line.strip()) if by_line else (content,)
+
+
+def _dense(model: Model, wanted: bool) -> Model:
+    from dataclasses import replace
+
+    return replace(model, weights=model.weights.dequantized()) if wanted else model
+
+
+def _logits(session: TorchSession) -> Any:
+    def after_each(window: Sequence[int]) -> np.ndarray:
+        session.reset()
+        return session.prefill_all(window)
+
+    return after_each
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
+    yield f"positions     {facts['positions']:,}"
+    for name in ("mean", "median", "p99", "p999", "max"):
+        label = {"p999": "p99.9"}.get(name, name)
+        yield f"KL {label:10} {facts[f'kl_{name}']:.3e} nats"
+    yield f"1 - cosine    {facts['one_minus_cosine_max']:.3e} at worst, {facts['one_minus_cosine_mean']:.3e} on average"
+    low, high = facts["same_top1_low"], facts["same_top1_high"]
+    yield (
+        f"same top-1    {facts['same_top1_hits']:,} of {facts['positions']:,} = {facts['same_top1']:.4f} "
+        f"(95 %: {low:.4f} to {high:.4f})"
+    )
+    if facts["perplexity_reference"] is not None:
+        yield f"perplexity    {facts['perplexity_reference']:.4f} and {facts['perplexity_test']:.4f}"
+    for flip in facts["flips"][:_LISTED]:
+        yield f"  position {flip['position']}: {flip['reference']} became {flip['test']}, margin {flip['margin']:.4f}"
+    if len(facts["flips"]) > _LISTED:
+        yield f"  and {len(facts['flips']) - _LISTED} more (--json lists them all)"
+    if facts["flips"]:
+        yield f"  {facts['near_ties']} of these {len(facts['flips'])} are near ties"
