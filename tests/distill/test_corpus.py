@@ -111,3 +111,20 @@ def test_every_text_survives_the_tokenizer(text):
 
 
 _TOKENIZER = train_tokenizer(["the sum of two and three is five"] * 20, 300)
+
+
+def test_a_cut_corpus_keeps_the_share_of_each_part(tmp_path):
+    folder = write_corpus(tmp_path / "text", documents=200, words=60)
+    config = with_corpus(load_config(write_config(tmp_path, folder)), max_documents=60, validation_share=0.3)
+    parts = split(read_documents(config.corpus), config.corpus)
+    assert len(parts["training"]) + len(parts["validation"]) == 60
+    assert 8 <= len(parts["validation"]) <= 30
+
+
+def test_a_teachers_own_tokenizer_is_used_and_another_is_refused(config, teacher, tmp_path):
+    data = prepare(config)
+    assert data.tokenizer.read_bytes() == (teacher / "tokenizer.json").read_bytes()
+    train_tokenizer(["another one"] * 9, 280).save(str(tmp_path / "tokenizer.json"))
+    other = config.model_copy(update={"tokenizer": config.tokenizer.model_copy(update={"path": tmp_path})})
+    with pytest.raises(CorpusError, match="other settings"):
+        prepare(other)

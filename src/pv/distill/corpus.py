@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -23,6 +23,7 @@ from pv.distill.config import CorpusConfig, DistillConfig
 from pv.distill.files import replace_file, sha256_file, write_json
 
 EOS, PAD = "<eos>", "<pad>"
+ENDS = (EOS, "<|endoftext|>", "<|im_end|>", "</s>")  # names under which tokenizers keep the end of a document
 Part = Literal["teacher", "student", "validation"]
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -62,7 +63,7 @@ def prepare(config: DistillConfig, progress: Progress = lambda *_: None) -> Data
     folder = config.data_dir or config.output_dir / "data"
     wanted = settings_digest(config)
     if (folder / "data.json").exists():
-        return _load(folder, wanted)
+        return _load(folder, wanted, config)
     documents = read_documents(config.corpus, progress)
     parts = split(documents, config.corpus)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,22 +81,17 @@ def prepare(config: DistillConfig, progress: Progress = lambda *_: None) -> Data
         "rows_sha256": sha256_file(folder / "rows.safetensors"),
     }
     write_json(folder / "data.json", facts)
-    return _load(folder, wanted)
+    return _load(folder, wanted, config)
 
 
 def settings_digest(config: DistillConfig) -> str:
-    """What the rows depend on, apart from the text itself: the split, the tokenizer's source and the row length."""
-    tokenizer = _tokenizer_source(config)
-    told = {
-        "corpus": config.corpus.model_dump(mode="json"),
-        "tokenizer": sha256_file(tokenizer) if tokenizer else config.tokenizer.vocab,
-        "sequence_length": config.sequence_length,
-    }
+    """What the rows depend on, apart from the text and the tokenizer: the split and the row length."""
+    told = {"corpus": config.corpus.model_dump(mode="json"), "sequence_length": config.sequence_length}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def read_documents(config: CorpusConfig, progress: Progress = lambda *_: None) -> list[Document]:
-    """Every readable document once, sorted by digest. Links are not followed; unreadable and binary files are left."""
+    """Every readable document once, in an order drawn from its digest. Unreadable and binary files are left out."""
     by_digest: dict[str, Document] = {}
     for seen, path in enumerate(_files(config), 1):
         progress("reading", seen, 0)
@@ -112,20 +108,26 @@ def read_documents(config: CorpusConfig, progress: Progress = lambda *_: None) -
             f"expected text files ({' '.join(config.suffixes)}) of at least {config.min_chars} characters"
             f" under {places}, found none; check corpus.paths, corpus.suffixes and corpus.exclude"
         )
-    documents = sorted(by_digest.values(), key=lambda document: _order(document, config.seed))
-    return documents[: config.max_documents]
+    documents = list(by_digest.values())
+    if config.max_documents is not None:
+        # Another order than the split's: cut in that one, the first documents would all be validation.
+        documents.sort(key=lambda document: _order(document, config.seed, "cut"))
+        documents = documents[: config.max_documents]
+    return sorted(documents, key=lambda document: _order(document, config.seed, "part"))
 
 
 def split(documents: Sequence[Document], config: CorpusConfig) -> dict[str, list[Document]]:
     """validation: those whose hash falls in its share; the rest in hash order, to be cut into student and teacher."""
     share = int(config.validation_share * 2**64)
-    validation = [d for d in documents if int(_order(d, config.seed)[:16], 16) < share]
-    training = [d for d in documents if int(_order(d, config.seed)[:16], 16) >= share]
-    return {"training": training, "validation": validation}
+    validates = [int(_order(document, config.seed, "part")[:16], 16) < share for document in documents]
+    return {
+        "training": [d for d, held in zip(documents, validates, strict=True) if not held],
+        "validation": [d for d, held in zip(documents, validates, strict=True) if held],
+    }
 
 
-def _order(document: Document, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{document.sha256}".encode()).hexdigest()
+def _order(document: Document, seed: int, purpose: str) -> str:
+    return hashlib.sha256(f"{seed}:{purpose}:{document.sha256}".encode()).hexdigest()
 
 
 def _files(config: CorpusConfig) -> Iterator[Path]:
@@ -158,13 +160,22 @@ def _tokenizer(config: DistillConfig, parts: dict[str, list[Document]], folder: 
     source = _tokenizer_source(config)
     if source is not None:
         tokenizer = Tokenizer.from_file(str(source))
-        if tokenizer.token_to_id(EOS) is None:
-            raise CorpusError(f"{source}: expected a token {EOS!r} that ends a document, found none")
+        end_token(tokenizer, source)
+        (folder / "tokenizer.json.tmp").write_bytes(source.read_bytes())
     else:
         tokenizer = train_tokenizer((d.text for d in parts["training"]), config.tokenizer.vocab)
-    tokenizer.save(str(folder / "tokenizer.json.tmp"))
+        tokenizer.save(str(folder / "tokenizer.json.tmp"))
     replace_file(folder / "tokenizer.json.tmp", folder / "tokenizer.json")
     return tokenizer
+
+
+def end_token(tokenizer: Tokenizer, where: Path) -> int:
+    """The id that ends a document. Raises CorpusError naming what was looked for."""
+    for name in ENDS:
+        found: int | None = tokenizer.token_to_id(name)
+        if found is not None:
+            return found
+    raise CorpusError(f"{where}: expected a token that ends a document ({', '.join(ENDS)}), found none")
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
@@ -211,8 +222,7 @@ def _student_first(
     count = used = 0
     while used < len(documents) and count < want * width:
         batch = documents[used : used + 64]
-        for document, ids in zip(batch, _encode_each(tokenizer, batch), strict=True):
-            del document
+        for ids in _encode_each(tokenizer, batch):
             used += 1
             tokens.append(ids)
             count += len(ids)
@@ -224,7 +234,7 @@ def _student_first(
 
 
 def _encode_each(tokenizer: Tokenizer, documents: Sequence[Document]) -> Iterator[np.ndarray]:
-    eos = tokenizer.token_to_id(EOS)
+    eos = next(found for name in ENDS if (found := tokenizer.token_to_id(name)) is not None)
     for encoding in tokenizer.encode_batch_fast([d.text for d in documents], add_special_tokens=False):
         yield np.array([*encoding.ids, eos], dtype=np.int32)
 
@@ -241,9 +251,9 @@ def _cut(tokens: np.ndarray, width: int) -> np.ndarray:
     return np.ascontiguousarray(tokens[: len(tokens) // width * width].reshape(-1, width))
 
 
-def _load(folder: Path, wanted: str) -> Data:
+def _load(folder: Path, wanted: str, config: DistillConfig) -> Data:
     facts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-    if facts["settings"] != wanted:
+    if facts["settings"] != wanted or not _same_tokenizer(config, facts):
         raise CorpusError(
             f"{folder} was prepared with other settings of corpus, tokenizer or sequence_length; "
             "choose another data_dir, or remove that folder to prepare it again"
@@ -256,6 +266,14 @@ def _load(folder: Path, wanted: str) -> Data:
     rows = load_file(folder / "rows.safetensors")
     digest = _digest_of((facts["rows_sha256"], facts["tokenizer_sha256"]))
     return Data(folder, folder / "tokenizer.json", facts["vocab"], rows, digest)
+
+
+def _same_tokenizer(config: DistillConfig, facts: dict[str, Any]) -> bool:
+    """Whether the prepared rows speak the tokenizer that is asked for; a teacher that is gone asks for none."""
+    source = _tokenizer_source(config)
+    if source is not None:
+        return bool(sha256_file(source) == facts["tokenizer_sha256"])
+    return config.teacher is not None or bool(config.tokenizer.vocab == facts["vocab"])
 
 
 def _digest_of(parts: Iterable[str]) -> str:

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from pv.distill import checkpoint
 from pv.distill.cache import LogitsCache
 from pv.distill.checkpoint import Progressed, Sums
 from pv.distill.config import ConfigError, DistillConfig
-from pv.distill.corpus import Data, Progress
+from pv.distill.corpus import Data, Progress, end_token
 from pv.distill.files import replace_file, write_json
 from pv.distill.precompute import CACHE_FOLDER, expected_fields, teacher_sha256
 from pv.distill.student import Student, pick_device, starting_point
@@ -174,11 +175,7 @@ def save_model(folder: Path, student: Student, tokenizer: Path, metadata: dict[s
 
 
 def _config_json(spec: ModelSpec, tokenizer: Path) -> dict[str, Any]:
-    from tokenizers import Tokenizer
-
-    from pv.distill.corpus import EOS
-
-    end = Tokenizer.from_file(str(tokenizer)).token_to_id(EOS)
+    end = end_token(Tokenizer.from_file(str(tokenizer)), tokenizer)
     return config_from_spec(spec, "float32", eos_token_id=end)
 
 
