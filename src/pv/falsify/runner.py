@@ -260,10 +260,8 @@ class _Crew:
 @contextmanager
 def _one_at_a_time(task: Task) -> Iterator[None]:
     """Two runs of pv on this machine do not share a GPU: each would spoil what the other measures."""
-    lock = (
-        nullcontext()
-        if task.cell.device not in GPUS
-        else FileLock(Path(tempfile.gettempdir()) / "pv-gpu.lock", mode=0o666)
-    )
-    with lock:
+    if task.cell.device not in GPUS:
+        yield
+        return
+    with FileLock(Path(tempfile.gettempdir()) / "pv-gpu.lock", mode=0o666):
         yield

@@ -1,0 +1,352 @@
+"""Runs: every verdict from a real check in a real worker, preconditions, several workers, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from pv.contract.project import Project
+from pv.contract.vocabulary import Cost, DeviceClass, Verdict
+from pv.falsify.devices import DeviceReport
+from pv.falsify.discovery import find_in
+from pv.falsify.planning import plan
+from pv.falsify.runner import run
+from pv.falsify.selection import Row
+
+MACHINE = {
+    device: DeviceReport(device, f"a {device.value}")
+    if device in ("cpu", "vulkan-sw")
+    else DeviceReport(device, why_not="no")
+    for device in DeviceClass
+}
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.told: list[tuple] = []
+        self.ended: list[str] = []
+
+    def started(self, task) -> None:
+        self.begun.append(task.claim.id)
+
+    def progress(self, task, control, done, total, what) -> None:
+        self.told.append((task.claim.id, control, done, total, what))
+
+    def finished(self, attempt) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        self.ended.append(attempt.task.claim.id)
+
+
+@pytest.fixture
+def ran(checks):
+    """Run the checks of one module; gives the attempts by the last part of their claim's id and cell."""
+
+    def ran(body, *entries, harnesses=(), jobs=1, heard=None, standing=lambda key, cell: "it never ran", seed=0):
+        checks.write("x_v1", body)
+        contract = checks.contract("x-v1", *entries, harnesses=harnesses)
+        project = Project(root=checks.root, falsifiers=checks.folder)
+        found = find_in(checks.folder, checks.root)
+        assert found.problems == ()
+        rows = [Row(contract, claim) for claim in contract.claims]
+        made = plan(rows, found, MACHINE, project, costs=frozenset(Cost))
+        finished = run(
+            made.tasks, found.found, MACHINE, project, heard or Heard(), standing=standing, jobs=jobs, seed=seed
+        )
+        ran.finished = finished
+        return {(one.task.claim.id[-3:], one.task.cell.device.value): one for one in finished.attempts}
+
+    return ran
+
+
+@pytest.fixture
+def one(ran, checks):
+    """Run a single check; gives its attempt."""
+
+    def one(function, *, thresholds=("m",), more="", cells=(), control_cells="()", **entry):
+        body = (
+            checks.registration("FALSIFY-X-001", more=more, cells=control_cells) + f"def check(ctx):\n    {function}\n"
+        )
+        return ran(body, checks.entry("FALSIFY-X-001", thresholds=thresholds, cells=cells, **entry))["001", "cpu"]
+
+    return one
+
+
+def test_a_claim_survives_with_its_control_caught(one):
+    attempt = one("return measure('m', not defect)")
+    assert (attempt.verdict, attempt.judged.branch) == (Verdict.SURVIVED, "prediction")
+    assert [(m.name, m.value, m.passed) for m in attempt.measurements] == [("m", 1.0, True)]
+    (control,) = attempt.controls
+    assert (control.name, control.caught, control.observed) == ("broken", True, "FALSIFIED")
+    assert control.measurements[0].value == 0.0
+    assert attempt.answer.seeded is False
+
+
+def test_a_broken_claim_is_falsified_and_its_controls_are_not_run(one):
+    attempt = one("print('attack'); return measure('m', 0)")
+    assert (attempt.verdict, attempt.judged.branch) == (Verdict.FALSIFIED, "if_fails")
+    assert attempt.judged.reason == "m = 0, expected == 1"
+    assert attempt.controls == ()
+    assert attempt.log == b"== healthy ==\nattack\n"
+
+
+def test_a_check_that_cannot_fail_is_vacuous(one):
+    attempt = one("return measure('m', 1)")
+    assert attempt.verdict is Verdict.VACUOUS
+    assert attempt.judged.reason == "'broken' was not caught (SURVIVED)"
+
+
+def test_a_control_that_breaks_something_else_is_not_caught(one):
+    attempt = one("return [measure('m', 1), measure('other', not defect)]", thresholds=("m", "other"))
+    assert attempt.verdict is Verdict.VACUOUS
+    assert attempt.controls[0].observed == "SURVIVED, though other failed"
+
+
+@pytest.mark.parametrize(
+    ("under_defect", "observed"),
+    [
+        ("raise ValueError('boom')", "ERROR: error: ValueError: boom (x_v1.py:"),
+        ("import os; os._exit(3)", "ERROR: error: the worker ended by itself with exit code 3"),
+        ("raise Inconclusive('hm')", "ERROR: inconclusive: hm"),
+        ("return measure('n', 1)", "ERROR: 'n' has no threshold in the contract; 'm' has a threshold but was not"),
+    ],
+)
+def test_an_error_in_a_control_is_not_caught(one, under_defect, observed):
+    attempt = one(f"if defect:\n        {under_defect}\n    return measure('m', 1)")
+    assert attempt.verdict is Verdict.VACUOUS
+    assert attempt.controls[0].caught is False
+    assert attempt.controls[0].observed.startswith(observed)
+
+
+def test_a_control_that_is_blocked_blocks_the_run(one):
+    attempt = one("if defect: raise Blocked('a spare')\n    return measure('m', 1)")
+    assert (attempt.verdict, attempt.missing) == (Verdict.BLOCKED, ("a spare",))
+    assert attempt.judged.reason == "control 'broken' is blocked: a spare"
+
+
+def test_nan_fails_its_threshold(one):
+    attempt = one("return measure('m', float('nan'))")
+    assert attempt.verdict is Verdict.FALSIFIED
+    assert attempt.measurements[0].value == "NaN"
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("return measure('n', 1)", "'n' has no threshold in the contract; 'm' has a threshold but was not measured"),
+        ("return [measure('m', 1), measure('m', 1)]", "'m' is measured twice"),
+        ("return []", "'m' has a threshold but was not measured; nothing was measured"),
+        ("raise KeyError('k')", "KeyError: 'k' (x_v1.py:"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "the worker died of SIGSEGV"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "the worker died of SIGKILL, as when memory runs"),
+    ],
+)
+def test_a_run_without_a_measurement_is_an_error(one, function, reason):
+    attempt = one(function)
+    assert attempt.verdict is Verdict.ERROR
+    assert attempt.judged.reason.startswith(reason)
+    assert attempt.controls == ()
+
+
+def test_a_check_that_overruns_is_an_error(one):
+    attempt = one("import time; time.sleep(60)", more=", timeout=1")
+    assert attempt.verdict is Verdict.ERROR
+    assert attempt.judged.reason == "killed: it overran its budget of 1 s"
+
+
+def test_a_blocked_check_names_what_is_missing(one):
+    attempt = one("raise Blocked('fixture a', 'fixture b')")
+    assert (attempt.verdict, attempt.missing) == (Verdict.BLOCKED, ("fixture a", "fixture b"))
+
+
+def test_a_check_in_doubt_is_inconclusive(one):
+    attempt = one("raise Inconclusive('the scale is off')")
+    assert (attempt.verdict, attempt.judged.reason, attempt.waits_for) == (Verdict.INCONCLUSIVE, "the scale is off", "")
+
+
+def test_a_cell_without_a_fitting_control_is_vacuous(one):
+    attempt = one("return measure('m', 1)", control_cells='("cuda",)')
+    assert (attempt.verdict, attempt.judged.reason) == (Verdict.VACUOUS, "no negative control applies in this cell")
+
+
+def test_the_others_go_on_after_a_crash(ran, checks):
+    body = ""
+    for number, what in enumerate(["import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "raise OSError", "pass"]):
+        body += checks.registration(f"FALSIFY-X-00{number}", more="")
+        body += f"def check_{number}(ctx):\n    {what}\n    return measure('m', not defect)\n\n\n"
+    attempts = ran(body, *(checks.entry(f"FALSIFY-X-00{number}") for number in range(3)))
+    assert [attempt.verdict.value for attempt in attempts.values()] == ["ERROR", "ERROR", "SURVIVED"]
+
+
+HARNESS = '@harness("KH-X-001", bound=8, controls=[Control("broken", plant=broken, breaks="m")])\ndef proof(ctx):\n    '
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict", "reason"),
+    [
+        ("ctx.exhaust(8, 255, True)", Verdict.SURVIVED, ""),
+        ("pass", Verdict.ERROR, "a harness must call context.exhaust"),
+        ("ctx.exhaust(4, 15, True)", Verdict.ERROR, "expected context.exhaust of the bound 8, found 4"),
+    ],
+)
+def test_a_harness_says_how_many_cases_it_ran(ran, checks, body, verdict, reason):
+    entry = {**checks.entry("KH-X-001"), "obligation": "o", "bound": 8}
+    attempts = ran(f"{HARNESS}{body}\n    return measure('m', not defect)\n", harnesses=(entry,))
+    attempt = attempts["001", "cpu"]
+    assert attempt.verdict is verdict
+    assert attempt.judged.reason.startswith(reason)
+    if verdict is Verdict.SURVIVED:
+        assert (attempt.answer.exhausted.cases, attempt.answer.exhausted.complete) == (255, True)
+
+
+def numbered(checks, *bodies: str) -> str:
+    return "\n\n".join(
+        checks.registration(f"FALSIFY-X-00{i}") + f"def check_{i}(ctx):\n    {body}\n" for i, body in enumerate(bodies)
+    )
+
+
+GOOD, BAD = "return measure('m', not defect)", "return measure('m', 0)"
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [(GOOD, ["SURVIVED", "SURVIVED", "SURVIVED"]), (BAD, ["INCONCLUSIVE", "FALSIFIED", "INCONCLUSIVE"])],
+)
+def test_a_claim_waits_for_its_precondition_and_is_inconclusive_without_it(ran, checks, second, expected, jobs):
+    heard = Heard()
+    entries = [
+        checks.entry("FALSIFY-X-000", precondition=["FALSIFY-X-001"]),
+        checks.entry("FALSIFY-X-001"),
+        checks.entry("FALSIFY-X-002", precondition=["FALSIFY-X-000"]),
+    ]
+    attempts = ran(numbered(checks, GOOD, second, GOOD), *entries, jobs=jobs, heard=heard)
+    assert [attempt.verdict.value for attempt in attempts.values()] == expected
+    if second is BAD:
+        assert heard.begun == ["FALSIFY-X-001"]
+        attempt = attempts["000", "cpu"]
+        assert attempt.waits_for == "FALSIFY-X-001"
+        assert attempt.judged.reason == "precondition FALSIFY-X-001 does not survive: FALSIFIED on cpu · code"
+    else:
+        assert heard.begun == ["FALSIFY-X-001", "FALSIFY-X-000", "FALSIFY-X-002"]
+
+
+def test_a_precondition_outside_the_run_is_judged_by_what_is_on_record(ran, checks):
+    entry = checks.entry("FALSIFY-X-000", precondition=["FALSIFY-X-009"])
+    asked = []
+
+    def standing(key, cell):
+        asked.append((key, str(cell)))
+        return ""
+
+    assert ran(numbered(checks, GOOD), entry, standing=standing)["000", "cpu"].verdict is Verdict.SURVIVED
+    assert asked == [(("x-v1", "FALSIFY-X-009"), "cpu · code")]
+    attempt = ran(numbered(checks, GOOD), entry)["000", "cpu"]
+    assert attempt.judged.reason == "precondition FALSIFY-X-009 does not survive: it never ran"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_claims_that_wait_for_each_other_are_inconclusive(ran, checks, jobs):
+    entries = [
+        checks.entry("FALSIFY-X-000", precondition=["FALSIFY-X-001"]),
+        checks.entry("FALSIFY-X-001", precondition=["FALSIFY-X-000"]),
+        checks.entry("FALSIFY-X-002"),
+    ]
+    attempts = ran(numbered(checks, GOOD, GOOD, GOOD), *entries, jobs=jobs)
+    assert sorted(attempt.verdict.value for attempt in attempts.values()) == [
+        "INCONCLUSIVE",
+        "INCONCLUSIVE",
+        "SURVIVED",
+    ]
+    assert "the two wait for each other" in attempts["000", "cpu"].judged.reason
+
+
+def test_an_absent_device_blocks_its_cell_and_the_stand_in_runs(ran, checks):
+    entry = checks.entry("FALSIFY-X-000", cells=(("cpu", "code"), ("vulkan", "code")))
+    attempts = ran(numbered(checks, GOOD), entry)
+    assert {cell[1]: attempt.verdict.value for cell, attempt in attempts.items()} == {
+        "cpu": "SURVIVED",
+        "vulkan": "BLOCKED",
+        "vulkan-sw": "SURVIVED",
+    }
+    assert attempts["000", "vulkan"].missing == ("vulkan: no",)
+    assert attempts["000", "vulkan-sw"].answer.environment.device == "a vulkan-sw"
+    assert attempts["000", "cpu"].answer.environment.device == ""
+
+
+def test_several_workers_run_side_by_side(ran, checks):
+    meet = """
+    import time
+    from pathlib import Path
+    (ctx.project / ctx.cell.device.value).touch()
+    mine, others = Path(__file__), ctx.project
+    (others / f"here-{FUNCTION}").touch()
+    deadline = time.monotonic() + 20
+    while len(list(others.glob("here-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return measure('m', not defect and len(list(others.glob("here-*"))) == 2)"""
+    bodies = [meet.replace("{FUNCTION}", str(i)).strip() for i in range(2)]
+    attempts = ran(numbered(checks, *bodies), *(checks.entry(f"FALSIFY-X-00{i}") for i in range(2)), jobs=2)
+    assert [attempt.verdict.value for attempt in attempts.values()] == ["SURVIVED", "SURVIVED"]
+
+
+def test_checks_of_one_group_share_a_worker_and_what_it_built(ran, checks):
+    build = "import os; return measure('m', not defect and ctx.subject('s', os.getpid) == os.getpid())"
+    tell = "print(ctx.subject('s', lambda: 'built anew')); return measure('m', not defect)"
+    attempts = ran(numbered(checks, build, tell), checks.entry("FALSIFY-X-000"), checks.entry("FALSIFY-X-001"))
+    assert [attempt.verdict.value for attempt in attempts.values()] == ["SURVIVED", "SURVIVED"]
+    assert b"built anew" not in attempts["001", "cpu"].log
+
+
+def test_the_seed_of_a_run_reaches_the_check(ran, checks):
+    attempts = ran(
+        numbered(checks, "return measure('m', not defect and ctx.seed == 7)"), checks.entry("FALSIFY-X-000"), seed=7
+    )
+    assert attempts["000", "cpu"].verdict is Verdict.SURVIVED
+    assert attempts["000", "cpu"].answer.seeded
+
+
+def test_progress_is_heard_with_the_control_it_belongs_to(ran, checks):
+    heard = Heard()
+    ran(numbered(checks, "ctx.progress(3, 3, 'rows'); " + GOOD), checks.entry("FALSIFY-X-000"), heard=heard)
+    assert heard.told == [("FALSIFY-X-000", "", 3, 3, "rows"), ("FALSIFY-X-000", "broken", 3, 3, "rows")]
+    assert heard.ended == ["FALSIFY-X-000"]
+
+
+def test_ctrl_c_keeps_what_was_finished_and_leaves_no_process(ran, checks):
+    slow = "import os, time; (ctx.project / 'pid').write_text(str(os.getpid())); time.sleep(60)"
+    pid = checks.root / "pid"
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 20
+        while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    begun = time.monotonic()
+    attempts = ran(numbered(checks, GOOD, slow), checks.entry("FALSIFY-X-000"), checks.entry("FALSIFY-X-001"))
+    assert time.monotonic() - begun < 30
+    assert ran.finished.interrupted
+    assert [(key[0], attempt.verdict.value) for key, attempt in attempts.items()] == [("000", "SURVIVED")]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_scratch_folders_are_empty_private_and_gone_afterwards(ran, checks):
+    body = (
+        "there = list(ctx.scratch.iterdir()); (ctx.scratch / 'x').touch(); print(ctx.scratch)\n"
+        "    return measure('m', not defect and not there)"
+    )
+    attempt = ran(numbered(checks, body), checks.entry("FALSIFY-X-000"))["000", "cpu"]
+    assert attempt.verdict is Verdict.SURVIVED
+    healthy, planted = (line for line in attempt.log.decode().splitlines() if not line.startswith("=="))
+    assert healthy != planted
+    assert not os.path.exists(healthy)
+    assert not os.path.exists(planted)
