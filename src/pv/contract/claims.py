@@ -22,6 +22,17 @@ FALSIFIERS = "falsification_tests"
 HARNESSES = "kani_harnesses"
 OPERATORS = ("<", "<=", ">", ">=", "==", "!=", "within")
 
+# (field, the other name of the same field), by the list they occur in
+ALIASES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "proof_obligations": (("property", "statement"), ("formal", "verification")),
+    "falsification_tests": (
+        ("rule", "description"),
+        ("prediction", "expected"),
+        ("test", "command"),
+        ("if_fails", "fails_if"),
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Threshold:

@@ -7,19 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pv.contract import shape
 from pv.contract.claims import Contract, contract_of
+from pv.contract.codes import CONTRACT, NO_SUCH_PATH, NearMiss
 from pv.contract.project import Profile, Project
 from pv.diagnostics.model import Diagnostic, Severity
-from pv.document import reader
 from pv.document.limits import Unreadable
-from pv.document.reader import Document
+
+if TYPE_CHECKING:
+    from pv.document.reader import Document
+
+# The YAML reader and pydantic are imported where they are used: with a warm cache `pv validate` needs neither, and they
+# are two thirds of its start.
 
 SUFFIXES = (".yaml", ".yml")
 UNWALKED = frozenset({"node_modules", "__pycache__", "target", "venv", "site-packages"})
-NO_SUCH_PATH = "PV190"
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Loaded:
     contract: Contract | None
     diagnostics: tuple[Diagnostic, ...]
     data: Any = field(default_factory=dict, repr=False)
-    artifact: str = shape.CONTRACT
-    misspelt: tuple[shape.NearMiss, ...] = ()
+    artifact: str = CONTRACT
+    misspelt: tuple[NearMiss, ...] = ()
 
     @cached_property
     def stem(self) -> str:
@@ -56,6 +59,8 @@ class Discovery:
 
 def load(path: Path, project: Project) -> Loaded:
     """Read one file. A file that cannot be read is a `Loaded` with one diagnostic, never an exception."""
+    from pv.document import reader
+
     display = project.display(path)
     try:
         document = reader.read(path, display=display)
@@ -66,6 +71,8 @@ def load(path: Path, project: Project) -> Loaded:
 
 def load_bytes(content: bytes, path: Path, project: Project, *, display: str | None = None) -> Loaded:
     """Like `load`, for bytes from elsewhere (a git revision); `path` only names them."""
+    from pv.document import reader
+
     display = project.display(path) if display is None else display
     try:
         document = reader.parse(content, display)
@@ -76,9 +83,11 @@ def load_bytes(content: bytes, path: Path, project: Project, *, display: str | N
 
 def of_document(document: Document, path: Path, display: str, profile: Profile) -> Loaded:
     """The contract in a document that was read."""
+    from pv.contract import shape
+
     checked = shape.check(document, profile)
     contract = None
-    if checked.sound and checked.artifact == shape.CONTRACT:
+    if checked.sound and checked.artifact == CONTRACT:
         contract = contract_of(path.stem, path, checked.data, document.source_text(("metadata", "version")))
     return Loaded(
         path=path,
@@ -128,6 +137,8 @@ def load_all(paths: Sequence[str | Path], project: Project) -> list[Loaded]:
 
 def concerns_us(loaded: Loaded) -> bool:
     """Whether a file met in a folder is to be reported: unreadable ones are, other people's YAML is not."""
+    from pv.contract import shape
+
     return loaded.document is None or shape.is_contract(loaded.document.data)
 
 

@@ -8,6 +8,7 @@ judges it; where thresholds do, new words are a clarification.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,9 @@ from typing import Any, NamedTuple
 from pv.contract.claims import Claim, Contract, Obligation, Threshold, equation_name, text_of
 from pv.contract.vocabulary import Bump
 
+SEMVER = re.compile(
+    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
+)
 UNSETTLED = frozenset({"DRAFT", "PROPOSED"})  # documents that have promised nothing yet
 
 
@@ -75,6 +79,32 @@ def compare(old: Contract, new: Contract) -> tuple[Change, ...]:
         for change in part(old, new)
         if change.before != change.after or change.kind in (ChangeKind.ADDED, ChangeKind.REMOVED)
     )
+
+
+class Numbers(NamedTuple):
+    """MAJOR.MINOR.PATCH; what follows a `-` or `+` does not take part."""
+
+    major: int
+    minor: int
+    patch: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+def numbers_of(version: str) -> Numbers | None:
+    """The three numbers of a semantic version, or None for any other text."""
+    match = SEMVER.fullmatch(version)
+    return Numbers(int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+def least_version(old: Numbers, bump: Bump) -> Numbers:
+    """The lowest version that a change of `bump` may carry after `old`."""
+    if bump is Bump.MAJOR:
+        return Numbers(old.major + 1, 0, 0)
+    if bump is Bump.MINOR:
+        return Numbers(old.major, old.minor + 1, 0)
+    return old._replace(patch=old.patch + 1) if bump is Bump.PATCH else old
 
 
 # ---------------------------------------------------------------------------------------------------- thresholds

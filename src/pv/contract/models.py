@@ -10,12 +10,11 @@ apart, and `pv.contract.shape` drops it again. Alias pairs are two plain fields,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, StringConstraints, Tag, WithJsonSchema
 
-from pv.contract.claims import Claim, Contract, KnownFailing, Metadata, Obligation, Threshold
+from pv.contract.claims import ALIASES, Claim, Contract, KnownFailing, Metadata, Obligation, Threshold
 
 __all__ = [
     "ALIASES",
@@ -31,17 +30,6 @@ __all__ = [
     "PublishManifest",
     "Threshold",
 ]
-
-# (field, the other name of the same field), by the list they occur in
-ALIASES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "proof_obligations": (("property", "statement"), ("formal", "verification")),
-    "falsification_tests": (
-        ("rule", "description"),
-        ("prediction", "expected"),
-        ("test", "command"),
-        ("if_fails", "fails_if"),
-    ),
-}
 
 Kind = Literal[
     "kernel",
@@ -232,9 +220,12 @@ class Requires(Shape):
 
 
 class BoundShape(Shape):
-    """The bound of one measurement."""
+    """The bound of one measurement. (`within` never comes here; it is listed for the sake of the message.)"""
 
-    op: Literal["<", "<=", ">", ">=", "==", "!=", "within"]
+    op: Annotated[
+        Literal["<", "<=", ">", ">=", "==", "!=", "within"],
+        WithJsonSchema({"enum": ["<", "<=", ">", ">=", "==", "!="]}),
+    ]
     value: Float
     unit: Text | None = None
     source: Text | None = None

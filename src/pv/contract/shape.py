@@ -12,27 +12,30 @@ from pydantic import BaseModel, ValidationError
 
 from pv.contract import models
 from pv.contract.claims import Loc
+from pv.contract.codes import (
+    BINDINGS,
+    COMPAT_SEVERITY,
+    CONTRACT,
+    MANIFEST,
+    MISSING,
+    MISSPELT,
+    NO_CONTRACT,
+    NOT_A_WORD,
+    OUT_OF_RANGE,
+    OWN_SHAPE,
+    WRONG_TYPE,
+    NearMiss,
+    dotted,
+    place,
+)
 from pv.contract.near import SIMILAR, near_miss, nearest
 from pv.contract.project import Profile
 from pv.diagnostics.model import Diagnostic, Severity, Span, TextEdit
 from pv.document.reader import Document
 
-CONTRACT, BINDINGS, MANIFEST = "contract", "binding", "publish-manifest"
 SECTIONS = ("equations", "proof_obligations", "falsification_tests", "kani_harnesses")
 ENTRY_LISTS = ("falsification_tests", "kani_harnesses")
 OWN_FIELDS = frozenset(models.Entry.model_fields) - {"id"}  # fields of a claim that the reference does not know
-
-MISSING, WRONG_TYPE, MISSPELT, NOT_A_WORD, OUT_OF_RANGE, OWN_SHAPE, NO_CONTRACT = (
-    "PV201",
-    "PV202",
-    "PV203",
-    "PV204",
-    "PV205",
-    "PV206",
-    "PV207",
-)
-# Codes whose severity depends on the profile; the others are errors in both. `pv.rules.table` shows the same table.
-COMPAT_SEVERITY: Mapping[str, Severity] = {OWN_SHAPE: Severity.WARNING}
 
 _KINDS_OF_FILE: Mapping[str, type[BaseModel]] = {
     CONTRACT: models.ContractFile,
@@ -51,14 +54,6 @@ _WANTED = {
     "int_from_float": "a whole number",
     "float_type": "a number",
 }
-
-
-class NearMiss(NamedTuple):
-    """A key that is no key of its mapping, and the one it was meant to be."""
-
-    loc: Loc  # of the mapping
-    key: str
-    meant: str
 
 
 class Checked(NamedTuple):
@@ -316,7 +311,7 @@ def _wrong(document: Document, data: Any, profile: Profile, loc: Loc, error: Any
         code=code,
         severity=severity,
         path=document.path,
-        message=f"`{_dotted(loc)}`: expected {expected}, found {found}",
+        message=f"`{dotted(loc)}`: expected {expected}, found {found}",
         span=document.span(loc),
         expected=expected,
         found=found,
@@ -421,22 +416,6 @@ def at(data: Any, loc: Loc) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return data
-
-
-def place(data: Any, loc: Loc) -> str:
-    """`loc` in the file's own terms: `falsification_tests[4].status (FALSIFY-CPU-GPU-005)`."""
-    if not loc:
-        return ""
-    entry = at(data, loc[:2]) if len(loc) > 1 and isinstance(loc[1], int) else None
-    name = entry.get("id") if isinstance(entry, dict) else None
-    return _dotted(loc) + (f" ({name})" if isinstance(name, str) and name else "")
-
-
-def _dotted(loc: Loc) -> str:
-    text = ""
-    for segment in loc:
-        text += f"[{segment}]" if isinstance(segment, int) else f".{segment}" if text else str(segment)
-    return text
 
 
 def describe(value: Any) -> str:

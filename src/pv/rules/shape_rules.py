@@ -6,16 +6,14 @@ import re
 from collections.abc import Iterator
 from datetime import date
 
-from pv.contract.models import ALIASES
+from pv.contract.claims import ALIASES
+from pv.contract.meaning import SEMVER
 from pv.contract.near import nearest
 from pv.contract.vocabulary import ClaimKind
 from pv.diagnostics.model import TextEdit
 from pv.rules.finding import WARNING, Finding, text
 from pv.rules.view import FALSIFIERS, OBLIGATIONS, View
 
-SEMVER = re.compile(
-    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
-)
 _SAFE_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _FALSIFIER_ID = re.compile(r"FALSIFY-[A-Z0-9]+(?:-[A-Z0-9]+)*-\d{3}")
 _HARNESS_ID = re.compile(r"KH-[A-Z0-9]+(?:-[A-Z0-9]+)*-\d{3}")

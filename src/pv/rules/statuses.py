@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pv.contract.claims import status_of, text_of, written_status
+from pv.contract.codes import OWN_SHAPE
 from pv.contract.near import nearest
-from pv.contract.shape import OWN_SHAPE
 from pv.contract.vocabulary import Status
 from pv.rules.facts import Facts
 from pv.rules.finding import Finding, Loc

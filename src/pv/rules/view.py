@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pv.contract.claims import equation_name
 from pv.contract.load import Loaded
 from pv.contract.project import Profile, Project
-from pv.document.ambiguity import Ambiguity
-from pv.document.reader import Document
 from pv.rules.facts import NO_FACTS, FactsByClaim
 from pv.rules.finding import Loc
+
+if TYPE_CHECKING:
+    from pv.document.reader import Ambiguity, Document
 
 FALSIFIERS, HARNESSES, OBLIGATIONS = "falsification_tests", "kani_harnesses", "proof_obligations"
 Entry = Mapping[str, Any]
@@ -65,7 +66,7 @@ class View:
     @cached_property
     def is_kernel(self) -> bool:
         """Whether the rules of kernels hold."""
-        return self.kind == "kernel"
+        return self.kind == "kernel" and isinstance(self.data.get("metadata"), dict)
 
     @cached_property
     def by_default(self) -> str:

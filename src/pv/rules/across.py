@@ -1,0 +1,175 @@
+"""PV701 to PV709: what only shows when all files are looked at together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+from pv.contract.near import nearest
+from pv.contract.project import Project
+from pv.rules.finding import Finding, Loc
+from pv.rules.outline import Outline
+
+_SHOWN = 3
+
+
+class Corpus(NamedTuple):
+    """All the files of one call. `stems` also names the contracts of the project that were not asked for."""
+
+    outlines: Sequence[Outline]
+    project: Project
+    stems: frozenset[str]
+    whole: bool  # whether the call covers the project's contracts
+
+
+class Placed(NamedTuple):
+    """A finding in one of the files."""
+
+    outline: Outline
+    finding: Finding
+
+
+def shared_ids(corpus: Corpus) -> Iterator[Placed]:
+    """One id in several files. Ids are unique in a file; across files they are only hard to tell apart."""
+    places: defaultdict[str, list[tuple[Outline, Loc]]] = defaultdict(list)
+    for outline in corpus.outlines:
+        for claim in outline.claims:
+            places[claim.id].append((outline, (claim.section, claim.position, "id")))
+    for claim_id, found in places.items():
+        files = list(dict.fromkeys(outline.display for outline, _ in found))
+        if len(files) > 1 and claim_id:
+            outline, loc = next(place for place in found if place[0].display != files[0])
+            more = len(files) - 1 - _SHOWN
+            others = ", ".join(name for name in files[: _SHOWN + 1] if name != outline.display)
+            yield Placed(
+                outline,
+                Finding(
+                    loc,
+                    f"id {claim_id!r} is used in {len(files)} files, first in {files[0]}",
+                    expected="an id that no other file uses",
+                    found=f"the same id in {others}" + (f" and {more} more" if more > 0 else ""),
+                    help="`pv falsify --id` would mean all of them; name the file beside the id",
+                ),
+            )
+
+
+def unknown_dependencies(corpus: Corpus) -> Iterator[Placed]:
+    """`depends_on` names a contract that is nowhere to be seen."""
+    for outline in corpus.outlines:
+        for index, name in enumerate(outline.depends_on):
+            stem = _stem(name)
+            if stem not in corpus.stems:
+                near = nearest(stem, corpus.stems)
+                yield Placed(
+                    outline,
+                    Finding(
+                        ("metadata", "depends_on", index),
+                        f"depends_on names `{name}`, and no contract of that name was found",
+                        expected="the stem of a contract file",
+                        found=f"`{name}`",
+                        help=f"did you mean `{near}`?" if near else "validate it together with the file it names",
+                    ),
+                )
+
+
+def circular_dependencies(corpus: Corpus) -> Iterator[Placed]:
+    """Contracts that depend on each other."""
+    by_stem = {outline.stem: outline for outline in corpus.outlines if outline.depends_on}
+    graph = {stem: [_stem(name) for name in outline.depends_on] for stem, outline in by_stem.items()}
+    for stem in _in_rings(graph):
+        targets = [target for target in graph[stem] if target in graph]
+        index = next((i for i, name in enumerate(by_stem[stem].depends_on) if _stem(name) in targets), 0)
+        yield Placed(
+            by_stem[stem],
+            Finding(
+                ("metadata", "depends_on", index),
+                f"`{stem}` depends on itself by way of {', '.join(targets)}",
+                expected="dependencies without a ring",
+                found="a ring",
+                help="take one of them out",
+            ),
+        )
+
+
+def _in_rings(graph: Mapping[str, Sequence[str]]) -> list[str]:
+    """The smallest stem of every ring."""
+    found = []
+    for start in sorted(graph):
+        seen: set[str] = set()
+        queue = [name for name in graph[start] if name in graph]
+        while queue:
+            name = queue.pop()
+            if name not in seen and name >= start:
+                seen.add(name)
+                queue.extend(following for following in graph[name] if following in graph)
+        if start in seen:
+            found.append(start)
+    return found
+
+
+def shared_stems(corpus: Corpus) -> Iterator[Placed]:
+    """Two contracts with one file name: whatever names a contract means both."""
+    first: dict[str, Outline] = {}
+    for outline in corpus.outlines:
+        if outline.artifact == "contract" and first.setdefault(outline.stem, outline) is not outline:
+            yield Placed(
+                outline,
+                Finding(
+                    (),
+                    f"a second contract called `{outline.stem}`; the first is {first[outline.stem].display}",
+                    expected="a file name of its own",
+                    found=f"`{PurePath(outline.display).name}`",
+                    help="rename one: dependencies, scopes and evidence name contracts by it",
+                ),
+            )
+
+
+def unknown_bindings(corpus: Corpus) -> Iterator[Placed]:
+    """A binding registry binds an equation that its contract does not have."""
+    if not any(outline.bindings for outline in corpus.outlines):
+        return
+    equations = {outline.stem: outline.equations for outline in corpus.outlines if outline.artifact == "contract"}
+    for outline in corpus.outlines:
+        for index, (contract, equation) in enumerate(outline.bindings):
+            known = equations.get(_stem(contract))
+            if known is not None and equation not in known:
+                near = nearest(equation, known)
+                yield Placed(
+                    outline,
+                    Finding(
+                        ("bindings", index, "equation"),
+                        f"{contract} has no equation `{equation}`",
+                        expected=f"one of: {', '.join(known[:6])}" if known else "an equation",
+                        found=f"`{equation}`",
+                        help=f"did you mean `{near}`?" if near else "correct the name, or drop the binding",
+                    ),
+                )
+
+
+def unknown_scopes(corpus: Corpus) -> Iterator[Placed]:
+    """A scope of [tool.pv] counts a contract that does not exist: its ship percentage would be of something else."""
+    if not corpus.whole:
+        return
+    settings = Outline("pyproject.toml", "pyproject", "settings")
+    for scope, stems in corpus.project.scopes.items():
+        for stem in stems:
+            if stem not in corpus.stems:
+                near = nearest(stem, corpus.stems)
+                yield Placed(
+                    settings,
+                    Finding(
+                        (),
+                        f"[tool.pv.scopes] {scope} lists `{stem}`, and there is no such contract",
+                        expected="the stem of a contract file",
+                        found=f"`{stem}`",
+                        help=f"did you mean `{near}`?" if near else "correct the name, or take it out of the scope",
+                    ),
+                )
+
+
+def _stem(name: str) -> str:
+    """`contracts/x-v1.yaml`, `x-v1.yaml` and `x-v1` name one contract."""
+    last = name.rsplit("/", 1)[-1]
+    return last.removesuffix(".yaml").removesuffix(".yml")
