@@ -69,17 +69,19 @@ class ModelSpec:
         return self.vocab * self.hidden * (1 if self.tied else 2) + self.layers * layer + self.hidden
 
 
-def _qwen2(vocab: int, hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, *, tied: bool) -> ModelSpec:
-    return ModelSpec(vocab, hidden, layers, heads, kv_heads, hidden // heads, ffn, 1e6, 1e-6, tied, context=32768)
+def _qwen2(
+    vocab: int, hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, *, tied: bool, context: int = 32768
+) -> ModelSpec:
+    return ModelSpec(vocab, hidden, layers, heads, kv_heads, hidden // heads, ffn, 1e6, 1e-6, tied, context)
 
 
 SHAPES: Mapping[str, ModelSpec] = {  # the first three are the published Qwen2 and Qwen2.5 shapes
     "7b": _qwen2(152064, 3584, 28, 28, 4, 18944, tied=False),
     "1.5b": _qwen2(151936, 1536, 28, 12, 2, 8960, tied=True),
     "0.5b": _qwen2(151936, 896, 24, 14, 2, 4864, tied=True),
-    "28-small": _qwen2(512, 256, 28, 8, 2, 768, tied=True),  # the layer count of 7b, the width of the teacher
-    "tiny": _qwen2(512, 256, 4, 8, 2, 768, tied=True),  # the shipped teacher's own
-    "nano": _qwen2(300, 32, 3, 4, 2, 80, tied=False),  # for tests: milliseconds
+    "28-small": _qwen2(512, 256, 28, 8, 2, 768, tied=True, context=512),  # the layers of 7b, the width of the teacher
+    "tiny": _qwen2(512, 256, 4, 8, 2, 768, tied=True, context=512),  # the shipped teacher's own
+    "nano": _qwen2(300, 32, 3, 4, 2, 80, tied=False, context=512),  # for tests: milliseconds
 }
 
 
