@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.distill.conftest import write_config, write_corpus
 from tokenizers import Tokenizer
 
 from pv.distill.config import load_config
 from pv.distill.corpus import CorpusError, prepare, read_documents, split, train_tokenizer
+from tests.distill.conftest import write_config, write_corpus
 
 
 def with_corpus(config, **changes):

@@ -105,6 +105,7 @@ def _run(config: DistillConfig, stage: str) -> dict[str, Any]:
     from pv.distill.generate import write_samples
     from pv.distill.precompute import precompute
     from pv.distill.train import train
+    from pv.report.distill_plots import loss_curves
 
     if stage == "generate":
         return {"samples": [asdict(sample) for sample in write_samples(config.output_dir, seed=config.seed)]}
@@ -113,7 +114,10 @@ def _run(config: DistillConfig, stage: str) -> dict[str, Any]:
     if stage == "precompute":
         return {"cache": str(precompute(config, data, say))}
     trained = train(config, data, say)
-    return {"student": str(trained.student), "steps": trained.steps, **trained.metadata}
+    facts = {"student": str(trained.student), "steps": trained.steps, **trained.metadata}
+    last = config.output_dir / f"epoch-{config.epochs:03d}"
+    plot = loss_curves(last) if (last / "history.json").exists() else None
+    return {**facts, "plot": str(plot)} if plot else facts
 
 
 def _progress() -> Any:
