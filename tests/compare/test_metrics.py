@@ -224,6 +224,7 @@ def test_spread_describes_a_shift():
     assert found.shift == pytest.approx(0.5, abs=1e-6)
     assert found.median_abs == pytest.approx(0.5, abs=1e-6)
     assert found.centred_cosine == pytest.approx(1.0, abs=1e-12)
+    assert found.reference_std == pytest.approx(1, abs=0.05)
     assert found.sampled == 1
     assert metrics.spread(r, r, most=100).sampled == 40
 

@@ -213,6 +213,7 @@ class Spread:
     centred_cosine: float  # of x and r less their means: blind to a shift, which softmax is too
     ulp_median: float  # distance in units of the last place of float32
     ulp_p99: float
+    reference_std: float
     sampled: int
 
 
@@ -224,7 +225,7 @@ def spread(test: F32, reference: F32, most: int = 1 << 24) -> Spread:
     x64, r64 = x[both].astype(np.float64), r[both].astype(np.float64)
     if not x64.size:
         nan = float("nan")
-        return Spread(nan, nan, nan, nan, nan, nan, nan, step)
+        return Spread(nan, nan, nan, nan, nan, nan, nan, nan, step)
     difference = x64 - r64
     size = np.abs(difference)
     median, p99 = np.quantile(size, [0.5, 0.99])
@@ -237,6 +238,7 @@ def spread(test: F32, reference: F32, most: int = 1 << 24) -> Spread:
         _cosine(x64 - x64.mean(), r64 - r64.mean()),
         float(ulp_median),
         float(ulp_p99),
+        float(r64.std()),
         step,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pv.compare.tensors import TensorRef
+from pv.compare.tensors import Judge, TensorDiff, TensorRef, Unpaired, diff_tensors, unpaired
 from pv.compare.thresholds import Kind, Side, kind_between
 from pv.model.stages import Stage
 from pv.trace.manifest import CaptureError, FileEntry
@@ -66,6 +66,38 @@ def pair(
         tensors(test, lambda e: wanted(e) and e.stage.value not in left_out),
         left_out,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two captures compared: a finding for each pair, the names on one side only, and what judged."""
+
+    pair: Pair
+    found: tuple[TensorDiff, ...]
+    unpaired: Unpaired
+    judged_by: str
+
+    @property
+    def ok(self) -> bool:
+        """Nothing beyond its bounds, nothing on one side only, and something was compared."""
+        return bool(self.found) and not any(self.unpaired) and all(d.ok for d in self.found)
+
+
+def compare(
+    pair: Pair,
+    judge: Judge,
+    judged_by: str,
+    *,
+    largest: int = 0,
+    details: bool = False,
+    progress: Callable[[str], None] = lambda _name: None,
+) -> Comparison:
+    """Compare all pairs, a tensor at a time. Raises ShapeError, UnmatchedError and DamagedError naming the tensor."""
+    found = []
+    for one in diff_tensors(pair.reference_tensors, pair.test_tensors, judge, largest=largest, details=details):
+        found.append(one)
+        progress(one.name)
+    return Comparison(pair, tuple(found), unpaired(pair.reference_tensors, pair.test_tensors), judged_by)
 
 
 def side_of(capture: Capture) -> Side:

@@ -1,0 +1,96 @@
+"""Findings of a comparison -> a picture: error by stage and layer, cosine, and where among the tokens it sits.
+
+matplotlib is loaded here and nowhere else; without it the command says how to install it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pv.compare.tensors import TensorDiff
+
+FLOOR = 1e-9  # errors below are drawn there: a logarithm has no zero
+
+
+def draw_differences(found: Sequence[TensorDiff], title: str, path: Path) -> None:
+    """Write a picture (.svg, .png, .pdf) of a comparison of two captures.
+
+    Left and middle: relative L2 and 1 - cosine, a cell for each stage and layer. Right: relative L2 of one stage, a
+    cell for each layer and token: the residual stream's end, or the stage with the most tokens.
+    Raises ValueError for a suffix that matplotlib cannot write.
+    """
+    from matplotlib.figure import Figure
+
+    figure: Any = Figure(figsize=(16, 7), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
+    stages = list(dict.fromkeys(str(d.stage) for d in found))
+    layers = sorted({d.layer if d.layer is not None else -1 for d in found})
+    names = ["model" if layer < 0 else str(layer) for layer in layers]
+    for axis, label, value in (
+        (axes[0], "relative L2", lambda d: d.metrics.rel_l2),
+        (axes[1], "1 - cosine", lambda d: d.metrics.cosine_loss),
+    ):
+        cells = grid([(str(d.stage), d.layer if d.layer is not None else -1, value(d)) for d in found], stages, layers)
+        _heat(axis, cells, label, stages, names, figure)
+    _tokens(axes[2], found, figure)
+    figure.suptitle(title)
+    figure.savefig(path)
+
+
+def grid(values: Sequence[tuple[str, int, float]], rows: Sequence[str], columns: Sequence[int]) -> np.ndarray:
+    """(row, column, value) triples as an array (rows, columns), the largest where several meet, NaN where none is."""
+    import numpy as np
+
+    cells = np.full((len(rows), len(columns)), np.nan)
+    for row, column, value in values:
+        at = rows.index(row), columns.index(column)
+        cells[at] = np.fmax(cells[at], value)
+    return cells
+
+
+def token_grid(found: Sequence[TensorDiff]) -> tuple[str, list[str], np.ndarray] | None:
+    """(stage, layers, relative L2 of each layer and token), of the residual stream's end or the longest stage."""
+    import numpy as np
+
+    by_row = [d for d in found if d.metrics.positions > 1 and len(d.metrics.shape) == 2 and d.stage is not None]
+    if not by_row:
+        return None
+    names = [str(d.stage) for d in by_row]
+    stage = "post_ffn_residual" if "post_ffn_residual" in names else max(names, key=names.count)
+    chosen = [d for d in by_row if str(d.stage) == stage]
+    width = max(d.metrics.positions for d in chosen)
+    cells = np.full((len(chosen), width), np.nan)
+    for at, d in enumerate(chosen):
+        cells[at, : d.metrics.positions] = d.metrics.rows.rel_l2
+    return stage, ["model" if d.layer is None else str(d.layer) for d in chosen], cells
+
+
+def _tokens(axis: Any, found: Sequence[TensorDiff], figure: Any) -> None:
+    tokens = token_grid(found)
+    if tokens is None:
+        axis.set_axis_off()
+        axis.set_title("no stage with several tokens")
+        return
+    stage, layers, cells = tokens
+    _heat(axis, cells, f"relative L2 of {stage}", layers, [str(i) for i in range(cells.shape[1])], figure)
+    axis.set_ylabel("layer")
+    axis.set_xlabel("token")
+
+
+def _heat(axis: Any, cells: np.ndarray, title: str, rows: Sequence[str], columns: Sequence[str], figure: Any) -> None:
+    import numpy as np
+    from matplotlib.colors import LogNorm
+
+    finite = np.where(np.isnan(cells), np.nan, np.clip(cells, FLOOR, 10.0))
+    image = axis.imshow(finite, aspect="auto", norm=LogNorm(FLOOR, 10.0), cmap="viridis", interpolation="nearest")
+    figure.colorbar(image, ax=axis)
+    axis.set_title(title)
+    axis.set_yticks(range(len(rows)), rows)
+    step = max(1, len(columns) // 16)
+    axis.set_xticks(range(0, len(columns), step), columns[::step])
+    axis.set_xlabel("layer")
