@@ -2,7 +2,7 @@
 
     python benchmarks/distill_head.py [--tokens 4096] [--hidden 512] [--vocab 16384]
 
-Peak memory is how far the resident set grew over its size with the inputs in place (Linux: VmHWM, reset before the run).
+Peak memory is how far the resident set grew over its size with the inputs in place (Linux: VmHWM, reset first).
 """
 
 from __future__ import annotations

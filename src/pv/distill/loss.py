@@ -149,9 +149,9 @@ def _divergence_and_target(teacher: TeacherRows, z: Tensor, temperature: float) 
     """(KL per row, student's softmax q, target t) for z = student logits / T; dKL/dz = q - t for both kinds of rows."""
     log_q = torch.log_softmax(z, -1)  # (C, V)
     if isinstance(teacher, FullRows):
-        log_p = torch.log_softmax(teacher.logits.to(z.dtype) / temperature, -1)  # (C, V)
+        log_p = torch.log_softmax(teacher.logits.to(z.dtype, copy=True).div_(temperature), -1)  # (C, V)
         p = log_p.exp()
-        return (p * (log_p - log_q)).sum(-1), log_q.exp_(), p
+        return torch.linalg.vecdot(p, log_p.sub_(log_q)), log_q.exp_(), p  # in place: three (C, V) alive, not six
     log_p = teacher.logits.to(z.dtype) / temperature - teacher.lse.to(z.dtype)[:, None]  # (C, K)
     p = log_p.exp()
     kept = log_q.gather(-1, teacher.indices)  # (C, K)
@@ -247,11 +247,12 @@ def _chunk_terms(
         grad = log_q.exp_()
         grad.scatter_add_(-1, labels[:, None], torch.full_like(labels, -1, dtype=grad.dtype)[:, None])
         return kl, ce, grad
-    per_row, q, target = _divergence_and_target(rows, logits / temperature, temperature)
+    soft = log_q.exp_() if alpha < 1.0 else None
+    del log_q
+    per_row, q, target = _divergence_and_target(rows, logits.div_(temperature), temperature)
     kl = per_row.sum() * temperature**2
     grad = q.sub_(target).mul_(alpha * temperature)  # d(T^2 KL)/dlogits = T (q - t)
-    if alpha < 1.0:
-        soft = log_q.exp_()
+    if soft is not None:
         soft.scatter_add_(-1, labels[:, None], torch.full_like(labels, -1, dtype=soft.dtype)[:, None])
         grad.add_(soft, alpha=1.0 - alpha)
     return kl, ce, grad
