@@ -92,7 +92,7 @@ def locked(path: Path, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     target = os.path.realpath(path)
     name = hashlib.sha256(os.fsencode(os.path.normcase(target))).hexdigest()
     try:
-        lock = FileLock(_lock_directory() / f"{name}.lock", timeout=timeout, is_singleton=True)
+        lock = FileLock(_lock_directory() / f"{name}.lock", is_singleton=True)
         lock.acquire(timeout=timeout)
     except Timeout:
         raise NotWritten(path, f"another process has held its lock for {timeout:g} seconds", "try again") from None

@@ -10,13 +10,13 @@ from pv.diagnostics.model import Diagnostic
 class Limits(NamedTuple):
     """Bounds that keep every later step fast and every recursion short.
 
-    `depth` counts nested collections with aliases expanded, `size` bytes, and `nodes` the scalars and collections with
-    aliases expanded: what a reader that follows every alias would visit.
+    `depth` counts nested collections and `size` bytes; `nodes` counts scalars and both ends of each collection. Depth
+    and nodes have aliases expanded: what a reader that follows every alias would visit.
     """
 
     depth: int = 64
     size: int = 16 * 1024 * 1024
-    nodes: int = 1_000_000
+    nodes: int = 500_000
 
 
 LIMITS = Limits()

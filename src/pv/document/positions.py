@@ -35,7 +35,7 @@ class ScalarInfo(NamedTuple):
 class Node:
     """One place: character offsets, and the children of a collection."""
 
-    __slots__ = ("alias", "anchor", "children", "end", "flow", "key", "start", "tag", "value_start")
+    __slots__ = ("alias", "anchor", "children", "end", "flow", "key", "merged", "start", "tag", "value_start")
 
     def __init__(self, start: int, end: int, properties: Properties, value_start: int) -> None:
         self.start = start
@@ -46,6 +46,7 @@ class Node:
         self.flow = False  # a collection in brackets
         self.key: tuple[int, int] | None = None  # where its key stands, for the value of a mapping
         self.alias = ""
+        self.merged = False  # a second entry for a place that a `<<` brings
 
 
 class Duplicate(NamedTuple):
@@ -94,13 +95,14 @@ class Tree:
         return nodes
 
     def walk(self) -> Iterator[tuple[Loc, Node]]:
-        """Every node with its location, in document order; what an alias shares is not entered again."""
+        """Every node with its location, in document order; what an alias or a merge shares comes once."""
         stack: list[tuple[Loc, Node]] = [((), self.root)]
         while stack:
             loc, node = stack.pop()
             yield loc, node
             if node.children and not node.alias:
-                stack.extend(((*loc, part), child) for part, child in reversed(node.children.items()))
+                inner = [(part, child) for part, child in node.children.items() if not child.merged]
+                stack.extend(((*loc, part), child) for part, child in reversed(inner))
 
     def _grow(self, tape: list[int], keys: Iterator[str]) -> Node:
         holder = Node(0, 0, _NO_PROPERTIES, 0)
@@ -216,6 +218,7 @@ class Tree:
 def _merged(child: Node) -> Node:
     copy = Node(child.start, child.end, Properties(child.anchor, child.tag), child.value_start)
     copy.children, copy.key, copy.flow, copy.alias = child.children, child.key, child.flow, child.alias or "<<"
+    copy.merged = True
     return copy
 
 

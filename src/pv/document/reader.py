@@ -222,7 +222,7 @@ class Document:
     def _ambiguities(self, judged: dict[int, tuple[str, str]], touching: bool) -> list[Ambiguity]:
         found = []
         for loc, node in self._tree.walk():
-            if node.key is not None and not node.alias:
+            if node.key is not None:
                 found += self._ambiguous(loc, *node.key, judged.get(node.key[0]), is_key=True)
             if node.children is not None or node.alias or style_of(self.text, node) != "plain":
                 continue
