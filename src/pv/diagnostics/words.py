@@ -7,7 +7,7 @@ import json
 import re
 from typing import TextIO
 
-# Control characters, the marks that end or reorder a line, and halves of surrogate pairs: they could repaint a terminal,
+# Control characters, marks that end or reorder a line, and halves of surrogate pairs: they could repaint a terminal,
 # show a reviewer another order than the bytes have, or fail to encode.
 _UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # What XML 1.0 can hold (production 2), less what `safe` already replaced.
