@@ -76,10 +76,9 @@ class Project:
 
     def display(self, path: Path) -> str:
         """`path` as messages show it: relative to where the user stands when it is below, else as given."""
-        try:
-            return path.resolve().relative_to(Path.cwd()).as_posix()
-        except ValueError:
-            return path.as_posix()
+        here = os.getcwd() + os.sep  # texts, not Paths: this runs for every one of thousands of files
+        absolute = os.path.abspath(path)
+        return (absolute[len(here) :] if absolute.startswith(here) else str(path)).replace(os.sep, "/")
 
 
 def find(start: Path, overrides: Mapping[str, Any] | None = None) -> Project:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 from pv.contract.near import nearest
@@ -56,11 +56,13 @@ def shared_ids(corpus: Corpus) -> Iterator[Placed]:
 
 
 def unknown_dependencies(corpus: Corpus) -> Iterator[Placed]:
-    """`depends_on` names a contract that is nowhere to be seen."""
+    """`depends_on` names a contract that is nowhere to be seen: not asked for, not the project's, not beside it."""
+    if len(corpus.outlines) < 2 and not corpus.whole:
+        return  # of one file alone nobody knows what surrounds it
     for outline in corpus.outlines:
         for index, name in enumerate(outline.depends_on):
             stem = _stem(name)
-            if stem not in corpus.stems:
+            if stem not in corpus.stems and not _beside(outline, stem):
                 near = nearest(stem, corpus.stems)
                 yield Placed(
                     outline,
@@ -69,7 +71,7 @@ def unknown_dependencies(corpus: Corpus) -> Iterator[Placed]:
                         f"depends_on names `{name}`, and no contract of that name was found",
                         expected="the stem of a contract file",
                         found=f"`{name}`",
-                        help=f"did you mean `{near}`?" if near else "validate it together with the file it names",
+                        help=f"did you mean `{near}`?" if near else "correct the name, or validate both files together",
                     ),
                 )
 
@@ -120,7 +122,7 @@ def shared_stems(corpus: Corpus) -> Iterator[Placed]:
                     (),
                     f"a second contract called `{outline.stem}`; the first is {first[outline.stem].display}",
                     expected="a file name of its own",
-                    found=f"`{PurePath(outline.display).name}`",
+                    found=f"`{Path(outline.display).name}`",
                     help="rename one: dependencies, scopes and evidence name contracts by it",
                 ),
             )
@@ -167,6 +169,11 @@ def unknown_scopes(corpus: Corpus) -> Iterator[Placed]:
                         help=f"did you mean `{near}`?" if near else "correct the name, or take it out of the scope",
                     ),
                 )
+
+
+def _beside(outline: Outline, stem: str) -> bool:
+    """Whether a file of that name lies in the same folder."""
+    return Path(outline.display).with_name(f"{stem}.yaml").exists()
 
 
 def _stem(name: str) -> str:

@@ -908,7 +908,7 @@ def check_file(loaded: Loaded, project: Project) -> FileReport:
         return FileReport(loaded.diagnostics, ())
     view = View(loaded, document, project)
     found = [*document.problems, *loaded.diagnostics, *_run(view, Scope.FILE)]
-    return FileReport(tuple(_unsuppressed(found, view, _OF_FILES)), tuple(view.looked_at))
+    return FileReport(tuple(_unsuppressed(found, view, OF_FILES)), tuple(view.looked_at))
 
 
 def check_claims(loaded: Loaded, project: Project, facts: FactsByClaim) -> list[Diagnostic]:
@@ -916,7 +916,7 @@ def check_claims(loaded: Loaded, project: Project, facts: FactsByClaim) -> list[
     if loaded.document is None:
         return []
     view = View(loaded, loaded.document, project, facts)
-    return _unsuppressed(list(_run(view, Scope.CLAIMS)), view, _OF_CLAIMS)
+    return _unsuppressed(list(_run(view, Scope.CLAIMS)), view, OF_CLAIMS)
 
 
 def check_history(old: Contract, new: Loaded, project: Project) -> list[Diagnostic]:
@@ -944,9 +944,14 @@ def check_corpus(loaded: Sequence[Loaded], project: Project, *, whole: bool = Fa
     kept: list[Diagnostic] = []
     for one in loaded:
         own = [diagnostic for diagnostic in found if diagnostic.path == one.display]
-        document = one.document
-        kept += own if document is None else _unsuppressed(own, View(one, document, project), _OF_CORPUS)
+        kept += settle_corpus(one, project, own)
     return kept + [diagnostic for diagnostic in found if diagnostic.path not in by_display]
+
+
+def settle_corpus(loaded: Loaded, project: Project, own: list[Diagnostic]) -> list[Diagnostic]:
+    """What the comments of one file leave of the findings across files that lie in it."""
+    document = loaded.document
+    return own if document is None else _unsuppressed(own, View(loaded, document, project), OF_CORPUS)
 
 
 def check_outlines(
@@ -1028,9 +1033,9 @@ def _diagnostic(
 
 # ------------------------------------------------------------------------------------------ suppressions
 
-_OF_CORPUS = frozenset(CORPUS_CHECKS)
-_OF_CLAIMS = frozenset(rule.code for rule in RULES if rule.scope is Scope.CLAIMS)
-_OF_FILES = frozenset(BY_CODE) - _OF_CORPUS - _OF_CLAIMS
+OF_CORPUS = frozenset(CORPUS_CHECKS)
+OF_CLAIMS = frozenset(rule.code for rule in RULES if rule.scope is Scope.CLAIMS)
+OF_FILES = frozenset(BY_CODE) - OF_CORPUS - OF_CLAIMS
 
 
 def _unsuppressed(found: list[Diagnostic], view: View, concerned: frozenset[str]) -> list[Diagnostic]:
@@ -1065,7 +1070,7 @@ def silence(
             yield diagnostic
     for number, suppression in enumerate(suppressions):
         for code in suppression.codes:
-            unknown = code not in BY_CODE and concerned is _OF_FILES
+            unknown = code not in BY_CODE and concerned is OF_FILES
             if (code in concerned or unknown) and (number, code) not in used:
                 yield _unused(code, suppression, path, profile)
 

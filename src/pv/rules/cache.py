@@ -1,0 +1,188 @@
+"""Content of a file -> what was found in it last time, if nothing it depends on has changed since.
+
+One JSON file in `.pv_cache/`. An entry holds for the sha256 of a file's bytes, this very pv, these settings, and the
+state of every other file that was looked at (a cited source file that appears, changes or goes). Rules across files and
+rules about evidence always run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pv import __version__
+from pv.contract.project import Project
+from pv.diagnostics.model import Diagnostic, Severity, Span, TextEdit
+from pv.rules.outline import Outline, OutlinedClaim
+
+FILE_NAME = "validate.json"
+_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of pv; it may be removed at any time.\n"
+_ROOMS = ("contract", "diagnostics", "document", "rules")  # whose source decides what is found in a file
+
+
+class Remembered(NamedTuple):
+    """What one file had to say."""
+
+    outline: Outline
+    diagnostics: tuple[Diagnostic, ...]
+    suppressions: tuple[tuple[tuple[str, ...], int], ...]  # (codes, line) of those that rules across files may need
+
+
+class Cache:
+    """The entries of one project, by absolute path. Nothing is written until `save`, and then only if it differs."""
+
+    def __init__(self, file: Path | None, identity: str, entries: dict[str, Any]) -> None:
+        self._file = file
+        self._identity = identity
+        self._old = entries
+        self._new: dict[str, Any] = {}
+        self._changed = False
+
+    @classmethod
+    def open(cls, project: Project) -> Cache:
+        """The project's cache; an empty one where it is absent, foreign or damaged."""
+        file, identity = project.cache / FILE_NAME, _identity(project)
+        try:
+            content = json.loads(file.read_bytes())
+        except (OSError, ValueError):
+            content = None
+        sound = isinstance(content, dict) and content.get("identity") == identity
+        entries = content.get("entries") if sound and isinstance(content, dict) else None
+        return cls(file, identity, entries if isinstance(entries, dict) else {})
+
+    @classmethod
+    def off(cls) -> Cache:
+        """A cache that remembers nothing."""
+        return cls(None, "", {})
+
+    def get(self, path: Path, display: str, sha256: str) -> Remembered | None:
+        """What was found in the file when it had this content; None when that cannot be relied on."""
+        key = os.path.abspath(path)
+        entry = self._old.get(key)
+        if entry is None or entry[0] != sha256 or any(_state(name) != state for name, state in entry[1]):
+            return None
+        self._new[key] = entry
+        return _remembered(entry[2], display, Path(key).stem)
+
+    def put(self, path: Path, sha256: str, looked_at: Sequence[Path], found: Remembered) -> None:
+        """Remember what was found in the file."""
+        if self._file is not None:
+            names = [os.path.abspath(other) for other in looked_at]
+            states = [(name, _state(name)) for name in names]
+            self._new[os.path.abspath(path)] = [sha256, states, _written(found)]
+            self._changed = True
+
+    def save(self) -> None:
+        """Write the cache, atomically. A folder that cannot be written is no reason to fail."""
+        if self._file is None or not self._changed:
+            return
+        # Files of other calls stay remembered, so that checking one file does not forget the others.
+        content = {"identity": self._identity, "entries": {**self._old, **self._new}}
+        with contextlib.suppress(OSError):
+            _prepare(self._file.parent)
+            descriptor, name = tempfile.mkstemp(dir=self._file.parent, suffix=".tmp")
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                    json.dump(content, stream, separators=(",", ":"))
+                os.replace(name, self._file)
+            except OSError:
+                os.unlink(name)
+                raise
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, mark it as a cache (https://bford.info/cachedir/) and keep it out of version control."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("CACHEDIR.TAG", _TAG), (".gitignore", "*\n")):
+        if not (folder / name).exists():
+            (folder / name).write_text(text, "utf-8")
+
+
+def _identity(project: Project) -> str:
+    """What else decides what is found in a file: the tool and the settings that rules read."""
+    digest = hashlib.sha256(f"{__version__}\n".encode())
+    package = Path(__file__).parent.parent
+    for room in _ROOMS:
+        for entry in sorted(os.scandir(package / room), key=lambda entry: entry.name):
+            if entry.name.endswith(".py"):
+                facts = entry.stat()
+                digest.update(f"{room}/{entry.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    settings = (
+        project.root,
+        project.profile.value,
+        project.configured,
+        project.ignore,
+        sorted(project.subjects),
+    )
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()
+
+
+def _state(path: str) -> list[int] | None:
+    """What tells one version of a file from another; None where there is none."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return [facts.st_mtime_ns, facts.st_size]
+
+
+def _written(found: Remembered) -> list[Any]:
+    """The entry as JSON has it. Paths are left out: they follow from where the call is made."""
+    outline = found.outline
+    diagnostics = [
+        [d.code, d.severity.value, d.message, d.span, d.expected, d.found, d.where, d.help, d.edits]
+        for d in found.diagnostics
+    ]
+    # The last three are empty in most files.
+    return [outline[2:], diagnostics, found.suppressions]
+
+
+def _remembered(written: list[Any], display: str, stem: str) -> Remembered:
+    (artifact, claims, depends_on, equations, bindings), diagnostics, suppressions = written
+    outline = Outline(
+        display,
+        stem,
+        artifact,
+        tuple(OutlinedClaim(*claim) for claim in claims),
+        tuple(depends_on),
+        tuple(equations),
+        tuple((contract, equation) for contract, equation in bindings),
+    )
+    return Remembered(
+        outline,
+        tuple(_diagnostic(display, *each) for each in diagnostics),
+        tuple((tuple(codes), line) for codes, line in suppressions),
+    )
+
+
+def _diagnostic(
+    display: str,
+    code: str,
+    severity: str,
+    message: str,
+    span: list[int] | None,
+    expected: str,
+    found: str,
+    where: str,
+    hint: str,
+    edits: list[list[Any]],
+) -> Diagnostic:
+    return Diagnostic(
+        code,
+        Severity(severity),
+        display,
+        message,
+        Span(*span) if span else None,
+        expected,
+        found,
+        where,
+        hint,
+        tuple(TextEdit(*edit) for edit in edits),
+    )

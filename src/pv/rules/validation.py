@@ -1,0 +1,245 @@
+"""Files -> everything that is wrong with them: each alone, its claims against their evidence, all of them together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from pv.contract import codes
+from pv.contract.load import Discovery, Loaded, concerns_us, load, load_bytes
+from pv.contract.project import Profile, Project
+from pv.contract.vocabulary import Status
+from pv.diagnostics.model import Diagnostic, Severity, Span
+from pv.rules import table
+from pv.rules.cache import Cache, Remembered
+from pv.rules.facts import NO_FACTS, FactsByClaim
+from pv.rules.finding import Loc
+from pv.rules.outline import Outline, outline_of
+
+# Reading a file that is larger is the reader's business, which refuses it without loading it.
+_LARGEST_REMEMBERED = 1 << 20
+
+FactsProvider = Callable[[Project, Sequence[Loaded]], FactsByClaim]
+
+
+def no_facts(project: Project, loaded: Sequence[Loaded]) -> FactsByClaim:
+    """For calls without evidence."""
+    return NO_FACTS
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a call found. `left_out` counts files met in folders that are no contracts; `texts` are the sources."""
+
+    diagnostics: tuple[Diagnostic, ...]
+    outlines: tuple[Outline, ...]
+    left_out: int = 0
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def count(self, severity: Severity) -> int:
+        """How many diagnostics weigh this much."""
+        return sum(1 for each in self.diagnostics if each.severity is severity)
+
+    @property
+    def contracts(self) -> int:
+        """How many contract files were looked at, sound or not."""
+        return sum(1 for outline in self.outlines if outline.artifact == codes.CONTRACT)
+
+
+class _Seen(NamedTuple):
+    """One file of the call. `loaded` is None when the cache answered for it."""
+
+    path: Path
+    found: Remembered
+    content: bytes | None
+    loaded: Loaded | None
+
+
+def validate(
+    discovery: Discovery,
+    project: Project,
+    facts: FactsProvider = no_facts,
+    cache: Cache | None = None,
+    *,
+    whole: bool = False,
+) -> Validation:
+    """Look at every file. `whole`: the files are all the contracts of the project."""
+    cache = cache or Cache.off()
+    seen: list[_Seen] = []
+    left_out = 0
+    for path in discovery.files:
+        one = _look(path, project, cache, keep_others=path in discovery.explicit)
+        if one is None:
+            left_out += 1
+        else:
+            seen.append(one)
+    diagnostics = [*discovery.refused]
+    for one in seen:
+        diagnostics += one.found.diagnostics
+    diagnostics += _about_claims(seen, project, facts)
+    diagnostics += _across(seen, project, whole)
+    cache.save()
+    concerned = {diagnostic.path for diagnostic in diagnostics}
+    texts = {one.found.outline.display: _text(one) for one in seen if one.found.outline.display in concerned}
+    return Validation(tuple(diagnostics), tuple(one.found.outline for one in seen), left_out, texts)
+
+
+def _look(path: Path, project: Project, cache: Cache, *, keep_others: bool) -> _Seen | None:
+    """One file, from the cache or from itself; None for a file met in a folder that is no contract."""
+    display = project.display(path)
+    content = _content(path)
+    sha256 = hashlib.sha256(content).hexdigest() if content is not None else ""
+    if content is not None:
+        remembered = cache.get(path, display, sha256)
+        if remembered is not None and remembered.outline.artifact:
+            return _Seen(path, remembered, content, None)
+        if remembered is not None and not keep_others:
+            return None
+        loaded = load_bytes(content, path, project, display=display)
+    else:
+        loaded = load(path, project)
+    if not keep_others and not concerns_us(loaded):
+        if content is not None:  # an artifact without a name: the next call need not read it again
+            cache.put(path, sha256, (), Remembered(Outline(display, path.stem, ""), (), ()))
+        return None
+    report = table.check_file(loaded, project)
+    found = Remembered(outline_of(loaded), report.diagnostics, _suppressions(loaded))
+    if content is not None:
+        cache.put(path, sha256, report.looked_at, found)
+    # The document is let go where nobody needs it again: 2,400 of them are a lot of memory to walk through.
+    needed = _has_claims_to_judge(found.outline, project)
+    return _Seen(path, found, content, loaded if needed else None)
+
+
+def _content(path: Path) -> bytes | None:
+    """The bytes of a regular file of ordinary size; None for anything that the reader should have an opinion on."""
+    try:
+        facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST_REMEMBERED:
+            return None
+        return path.read_bytes()
+    except (OSError, ValueError):
+        return None
+
+
+def _suppressions(loaded: Loaded) -> tuple[tuple[tuple[str, ...], int], ...]:
+    """Those that silence a rule across files; the others have done their work."""
+    suppressions = loaded.document.suppressions if loaded.document is not None else ()
+    return tuple((each.codes, each.line) for each in suppressions if not table.OF_CORPUS.isdisjoint(each.codes))
+
+
+def _text(one: _Seen) -> str:
+    content = one.content if one.content is not None else b""
+    return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+
+
+# ------------------------------------------------------------------------------------------ claims
+
+
+def _has_claims_to_judge(outline: Outline, project: Project) -> bool:
+    """Whether the rules about evidence have anything to look at in this file."""
+    if outline.artifact != codes.CONTRACT:
+        return False
+    if project.profile is Profile.STRICT:
+        return True
+    known = project.configured or project.evidence.is_dir()
+    return known and any(claim.status or (project.evidence / claim.id).is_dir() for claim in outline.claims)
+
+
+def _about_claims(seen: Sequence[_Seen], project: Project, provider: FactsProvider) -> Iterator[Diagnostic]:
+    judged = [one.loaded or load(one.path, project) for one in seen if _has_claims_to_judge(one.found.outline, project)]
+    if judged:
+        facts = provider(project, judged)
+        for loaded in judged:
+            yield from table.check_claims(loaded, project, facts)
+
+
+# ------------------------------------------------------------------------------------------ across
+
+
+def _across(seen: Sequence[_Seen], project: Project, whole: bool) -> Iterator[Diagnostic]:
+    by_display = {one.found.outline.display: one for one in seen}
+    loaded: dict[str, Loaded] = {}
+
+    def span_of(outline: Outline, loc: Loc, key: bool) -> Span | None:
+        one = by_display.get(outline.display)
+        if one is None:
+            return None
+        if outline.display not in loaded:
+            loaded[outline.display] = one.loaded or load(one.path, project)
+        document = loaded[outline.display].document
+        return document.span(loc, key=key) if document is not None else None
+
+    found = table.check_outlines([one.found.outline for one in seen], project, span_of, whole=whole)
+    silencers = {display: one for display, one in by_display.items() if one.found.suppressions}
+    for diagnostic in found:
+        if diagnostic.path not in silencers:
+            yield diagnostic
+    for display, one in silencers.items():
+        own = [diagnostic for diagnostic in found if diagnostic.path == display]
+        yield from table.settle_corpus(one.loaded or load(one.path, project), project, own)
+
+
+# ------------------------------------------------------------------------------------------ the summary
+
+_TALLY = (
+    (Status.DISCHARGED, "discharged"),
+    (Status.FUNCTIONAL, "functional"),
+    (Status.PARTIAL_ALGORITHM_LEVEL, "partial"),
+    (Status.BLOCKER_FIXTURE_ABSENT, "blocked"),
+    (Status.UNBOUND, "unbound"),
+    (Status.FALSIFIED, "FALSIFIED"),
+)
+
+
+def summary(validation: Validation) -> str:
+    """The denominator in one line: what was looked at, where its claims stand, what is wrong."""
+    claims = [claim for outline in validation.outlines for claim in outline.claims]
+    falsifiers = sum(1 for claim in claims if claim.section == "falsification_tests")
+    looked_at = [_counted(validation.contracts, "contract")]
+    others = len(validation.outlines) - validation.contracts
+    if others:
+        looked_at.append(_counted(others, "other file"))
+    looked_at.append(_counted(falsifiers, "falsifier"))
+    if len(claims) > falsifiers:
+        looked_at.append(_counted(len(claims) - falsifiers, "harness", "es"))
+    standing = _standing([claim.status for claim in claims])
+    verdict = ", ".join(
+        _counted(validation.count(severity), severity.value) for severity in (Severity.ERROR, Severity.WARNING)
+    )
+    return ", ".join(looked_at) + (f": {standing}" if standing else "") + f"; {verdict}"
+
+
+def _standing(statuses: Sequence[str]) -> str:
+    words = [(status.value, word) for status, word in _TALLY]
+    counts = [(sum(1 for status in statuses if status == value), word) for value, word in words]
+    named = {value for value, _ in words}
+    counts.append((sum(1 for status in statuses if status and status not in named), "with a status of their own"))
+    counts.append((sum(1 for status in statuses if not status), "without a status"))
+    return ", ".join(f"{count} {word}" for count, word in counts if count)
+
+
+def _counted(count: int, word: str, plural: str = "s") -> str:
+    return f"{count} {word}{'' if count == 1 else plural}"
+
+
+def as_counts(validation: Validation) -> dict[str, object]:
+    """The same for programs."""
+    statuses: dict[str, int] = {}
+    for outline in validation.outlines:
+        for claim in outline.claims:
+            statuses[claim.status or "none"] = statuses.get(claim.status or "none", 0) + 1
+    return {
+        "contracts": validation.contracts,
+        "files": len(validation.outlines),
+        "left_out": validation.left_out,
+        "claims": sum(len(outline.claims) for outline in validation.outlines),
+        "statuses": statuses,
+        "errors": validation.count(Severity.ERROR),
+        "warnings": validation.count(Severity.WARNING),
+    }
