@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pv.backends import torch_session
 from pv.backends.cpu import cpu_facts, open_cpu
 from pv.backends.protocol import BackendError, Session
 from pv.backends.torch_session import TorchSession, in_words
@@ -116,6 +117,18 @@ def test_tokens_that_do_not_fit_are_refused_before_any_work(tokens: list[int], s
     with pytest.raises(ContextError, match=sentence):
         session.prefill(tokens)
     assert session.position == 0
+
+
+def test_a_prompt_beyond_the_memory_is_refused_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux would kill the process; three score tensors of (4, 400, 400) float32 are 7.3 MiB."""
+    session = open_cpu(WEIGHTS)
+    monkeypatch.setattr(torch_session, "free_memory", lambda: 7 << 20)
+    with pytest.raises(BackendError, match=r"a prompt of 400 tokens needs 0\.0 GiB .*a shorter prompt"):
+        session.prefill([1] * 400)
+    session.prefill([1] * 300)
+    monkeypatch.setattr(torch_session, "free_memory", lambda: None)
+    session.reset()
+    session.prefill([1] * 400)
 
 
 def test_a_full_context_refuses_one_more_token() -> None:

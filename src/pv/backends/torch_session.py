@@ -69,6 +69,8 @@ class TorchSession:
             raise BackendError(self.facts.backend, "the session is closed", "open the model again")
         weights, end = self._weights, self.position + len(tokens)
         check_tokens(self.spec, tokens, self.position)
+        if weights.device.type == "cpu":
+            want_memory(self.spec, len(tokens), end)
 
         def work() -> np.ndarray:
             self._reserve(end)
@@ -106,6 +108,27 @@ def check_tokens(spec: ModelSpec, tokens: Sequence[int], position: int) -> None:
         raise ContextError(
             f"expected at most {spec.context} tokens (the model's context), got {position + len(tokens)}"
         )
+
+
+def want_memory(spec: ModelSpec, count: int, seen: int) -> None:
+    """Raise BackendError before the scores of a long prompt drive the machine out of memory.
+
+    Attention holds three (Hq, T, S) tensors at once: scores, masked scores, softmax. Linux kills a process that
+    writes more than there is, instead of refusing it; where the system does not tell, nothing is checked.
+    """
+    needed, free = 3 * 4 * spec.heads * count * seen, free_memory()
+    if free is not None and needed > free:
+        reason = f"a prompt of {count} tokens needs {needed / 2**30:.1f} GiB for its attention scores"
+        raise BackendError("cpu", f"{reason}, {free / 2**30:.1f} GiB are free", "a shorter prompt?")
+
+
+def free_memory() -> int | None:
+    """Bytes that the system could give now, as Linux estimates it; None elsewhere."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
 
 
 def in_words(backend: str, work: Callable[[], Result]) -> Result:
