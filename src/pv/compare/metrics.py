@@ -174,6 +174,7 @@ def row_sums(test: F32, reference: F32, forget: Callable[[int, int], None] | Non
             workspace.add(sums[:, first:last], test[first:last, columns], reference[first:last, columns])
             if forget is not None:
                 forget(first * width + (columns.start or 0), (last - 1) * width + (columns.stop or width))
+        np.abs(sums[4:], out=sums[4:])  # a maximum of zeros may come out as -0
         dd, rr, dr = sums[0], sums[1], sums[3]
         sums[2], sums[3] = rr + 2 * dr + dd, rr + dr  # xx and xr
         careful = ~(np.isfinite(sums).all(axis=0) & (rr < _SAFE) & (4 * dd < rr))
