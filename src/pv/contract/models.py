@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, StringConstraints, Tag, WithJsonSchema
 
 from pv.contract.claims import ALIASES, Claim, Contract, KnownFailing, Metadata, Obligation, Threshold
+from pv.contract.vocabulary import ClaimKind, Status
 
 __all__ = [
     "ALIASES",
@@ -264,31 +265,41 @@ class EvidenceBlock(Shape):
     notes: Any = None
 
 
+_SCALAR = WithJsonSchema({"type": ["string", "number", "boolean", "null"]})
 AlgorithmEvidence = Annotated[
-    Annotated[EvidenceBlock, Tag(ONE)] | Annotated[Texts, Tag(MANY)] | Annotated[Any, Tag(ANY)],
+    Annotated[EvidenceBlock, Tag(ONE)] | Annotated[Texts, Tag(MANY)] | Annotated[Any, _SCALAR, Tag(ANY)],
     Discriminator(_map_list_or_any),
 ]
+
+
+def _suggested(words: tuple[str, ...]) -> WithJsonSchema:
+    """Anything is allowed; editors offer these words."""
+    return WithJsonSchema({"anyOf": [{"enum": list(words)}, {}]})
+
+
+ClaimWord = Annotated[Any, _suggested(tuple(kind.value for kind in ClaimKind))]
+StatusWord = Annotated[Any, _suggested(tuple(status.value for status in Status))]
 
 
 class Entry(Shape):
     """What falsifiers and harnesses share: first the claim, then what pv writes."""
 
-    id: Text
-    binds_to: OneOrMany = []
-    claim: Any = None
-    requires: Requires | None = None
-    precondition: OneOrMany = []
-    blocked_on: OneOrMany = []
-    known_failing: KnownFailingShape | None = None
-    thresholds: dict[str, ThresholdShape] = {}
-    cost: Literal["quick", "slow", "device", "operator"] = "quick"
+    id: Text = Field(description="unique in its file")
+    binds_to: OneOrMany = Field([], description="equations or obligation ids of this file that the claim is about")
+    claim: ClaimWord = Field(None, description="outcome: how the world is; guard: a defect is detected and reported")
+    requires: Requires | None = Field(None, description="the cells that the claim is about, and an independent oracle")
+    precondition: OneOrMany = Field([], description="claims without which this one is INCONCLUSIVE")
+    blocked_on: OneOrMany = Field([], description="what a claim that cannot run yet waits for")
+    known_failing: KnownFailingShape | None = Field(None, description="an honest red: who owns it, why, since when")
+    thresholds: dict[str, ThresholdShape] = Field({}, description="one bound for each measurement of the check")
+    cost: Literal["quick", "slow", "device", "operator"] = Field("quick", description="when the check is run")
 
-    status: Any = None
-    last_verified: Any = None
-    evidence: Any = None
-    algorithm_evidence: AlgorithmEvidence = None
-    functional_evidence: Any = None
-    discharge_evidence: Any = None
+    status: StatusWord = Field(None, description="written by pv: the rung that the runs earned")
+    last_verified: Any = Field(None, description="written by pv: the day of the last run that counts")
+    evidence: Any = Field(None, description="written by pv: one record for each cell, by digest")
+    algorithm_evidence: AlgorithmEvidence = Field(None, description="written by pv: what was attacked, and where")
+    functional_evidence: Any = Field(None, description="written by pv: the live runs, one line each")
+    discharge_evidence: Any = Field(None, description="written by pv: what raised the claim to DISCHARGED")
 
 
 class Falsifier(Entry):

@@ -401,7 +401,7 @@ def _not_a_mapping(document: Document, data: Any) -> Diagnostic:
         span=document.span(()),
         expected="a mapping with `metadata`",
         found=describe(data),
-        help="`pv new` writes a contract to start from",
+        help="`pv schema contract` has the form of a contract",
     )
 
 
