@@ -89,11 +89,7 @@ def build(vocabulary: Vocabulary, where: str) -> Tokenizer:
         )
     if vocabulary.normalizer not in {"NFC", "none"}:
         raise TokenizerError(f"expected {NORMALIZER} to be 'NFC' or 'none' in {where}, got {vocabulary.normalizer!r}")
-    ids = {
-        text: number
-        for number, (text, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True))
-        if kind != Kind.UNUSED
-    }
+    ids = _ids(vocabulary, where)
     merges = [_pair(merge, ids, where) for merge in vocabulary.merges]
     fast = FastTokenizer(models.BPE(vocab=ids, merges=merges))
     split = pre_tokenizers.Split(Regex(PATTERNS[vocabulary.pre]), behavior="isolated")
@@ -119,6 +115,8 @@ def describe(tokenizer: Tokenizer, rows: int, chat_template: str | None) -> Voca
     data = json.loads(tokenizer.fast.to_str())
     model = data["model"]
     _want_plain_bpe(model)
+    if not model["merges"]:
+        raise TokenizerError("the tokenizer has no merges, and a GGUF file cannot hold an empty list", "--no-tokenizer")
     added = {token["id"]: token for token in data.get("added_tokens", [])}
     odd = [t["content"] for t in added.values() if t.get("lstrip") or t.get("rstrip") or t.get("single_word")]
     if odd:
@@ -146,6 +144,17 @@ def _strings(metadata: Mapping[str, Any], key: str, where: str) -> list[str]:
     return value
 
 
+def _ids(vocabulary: Vocabulary, where: str) -> dict[str, int]:
+    """Token -> id, without the unused rows. Raises TokenizerError for a token that stands under two ids."""
+    ids: dict[str, int] = {}
+    for number, (text, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True)):
+        if kind == Kind.UNUSED:
+            continue
+        if ids.setdefault(text, number) != number:
+            raise TokenizerError(f"token {text!r} occurs twice in {where}, as {ids[text]} and {number}")
+    return ids
+
+
 def _pair(merge: str, vocabulary: Mapping[str, int], where: str) -> tuple[str, str]:
     left, _, right = merge.partition(" ")
     if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
@@ -161,10 +170,6 @@ def _add_tokens(fast: FastTokenizer, vocabulary: Vocabulary, where: str) -> None
         if kind not in {Kind.CONTROL, Kind.USER_DEFINED}:
             raise TokenizerError(f"unknown type {kind} of token {text!r} in {where}")
         fast.add_tokens([AddedToken(text, special=kind == Kind.CONTROL, normalized=False)])
-        if fast.token_to_id(text) != number:
-            raise TokenizerError(
-                f"expected token {text!r} to have id {number} in {where}, got {fast.token_to_id(text)}"
-            )
 
 
 def _want_plain_bpe(model: Mapping[str, Any]) -> None:
