@@ -50,6 +50,7 @@ class WgpuSession:
         self._device = device or Device()
         self.facts: DeviceFacts = self._device.facts
         self._recipe, self._guard = recipe, guard
+        self.guarded = guard
         self._position = 0
         self._closed = False
         try:

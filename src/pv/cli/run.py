@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pv.cli.engine import engine_errors
+from pv.cli.gate_options import gate_options, start_of
 
 if TYPE_CHECKING:
     from pv.backends.registry import Choice
+    from pv.cli.gate_options import Start
     from pv.model.generate import Sampling
     from pv.model.open import Model
 
@@ -31,11 +33,12 @@ if TYPE_CHECKING:
 @click.option("--no-gpu", is_flag=True, help="Use the CPU; touch no GPU driver at all.")
 @click.option("--backend", metavar="NAME", help="Try this backend first, then the CPU.")
 @click.option("--require", metavar="NAME", help="Use this backend or fail; no fallback.")
+@gate_options
 @click.option("-v", "--verbose", is_flag=True, help="Device, speed and why it ended, on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of the text.")
 def run(
     model: Path, prompt: str, max_tokens: int, temperature: float, top_p: float, seed: int, chat: bool, no_gpu: bool,
-    backend: str | None, require: str | None, verbose: bool, as_json: bool,
+    backend: str | None, require: str | None, verbose: bool, as_json: bool, **gate: Any,
 ) -> None:  # fmt: skip
     """Generate text with MODEL, a directory or a GGUF file."""
     with engine_errors():
@@ -45,7 +48,9 @@ def run(
 
         sampling, choice = Sampling(temperature, top_p, seed), Choice(backend, require, no_gpu)
         write = _no_writing if as_json else _write
-        answer = answer_prompt(open_model(model), prompt, max_tokens, sampling, choice, chat=chat, write=write)
+        start = start_of(gate, choice, detail=verbose)
+        opened = open_model(model)
+        answer = answer_prompt(opened, prompt, max_tokens, sampling, choice, chat=chat, write=write, start=start)
         if as_json:
             click.echo(json.dumps(answer.as_json(), ensure_ascii=False))
         else:
@@ -82,19 +87,20 @@ def answer_prompt(
     choice: Choice,
     *,
     chat: bool = False,
+    start: Start | None = None,
     write: Callable[[str], None],
     say: Callable[[str], None] = lambda line: click.echo(line, err=True),
 ) -> Answer:
     """Choose a backend, generate, hand the text to `write` piece by piece. Raises ModelError and BackendError."""
-    from pv.backends.registry import choose
     from pv.backends.torch_session import check_tokens
+    from pv.cli.gate_options import Start
     from pv.model.generate import generate
     from pv.model.tokenizer import TextStream
 
     tokenizer, started = model.tokenizer, time.perf_counter()
     asked = tokenizer.encode(tokenizer.chat(prompt) if chat else prompt)
     check_tokens(model.spec, asked, 0)  # before a backend copies gigabytes
-    session = choose(model.weights, asked, choice, say)
+    session = (start or Start()).serve(model, asked, choice, say)
     opened = time.perf_counter()
     tokens: list[int] = []
     stream, text, first, end = TextStream(tokenizer), "", opened, ""

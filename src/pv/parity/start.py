@@ -1,0 +1,231 @@
+"""A model, a prompt and a choice of backends -> the session that serves, every event said in one tagged line.
+
+CUDA, then wgpu, then the CPU; a GPU serves only after the gate accepted it. The CPU reference is opened for each GPU
+that opens and closed before anything serves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from pv.backends.protocol import BackendError, DeviceFacts, Session
+from pv.backends.registry import BACKENDS, Choice, Open, RejectedError, choose, opener
+from pv.model.weights import Weights
+from pv.parity.gate import PATIENCE, STEPS, TAG, clamp_steps, kind_of, lockstep, probe, reference_logits
+from pv.parity.receipt import Event, Receipt, Subject, recall, remember, verdict_json
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GateOptions:
+    """How a start is judged. `enabled=False` serves a GPU unjudged, which is said. `remember`: reuse a verdict on the
+    very same comparison. `detail`: say the figures of every step.
+    """
+
+    steps: int = STEPS
+    enabled: bool = True
+    remember: bool = True
+    detail: bool = False
+    patience: float = PATIENCE
+
+    def __post_init__(self) -> None:
+        clamp_steps(self.steps)
+
+
+def steps_from(environment: Mapping[str, str], given: int | None) -> int:
+    """`--parity-steps`, else `PV_PARITY_STEPS`, else 3. Raises BackendError for what is no number from 1 to 16."""
+    if given is not None:
+        return clamp_steps(given)
+    text = environment.get("PV_PARITY_STEPS", "").strip()
+    if not text:
+        return STEPS
+    if not text.isascii() or not text.isdigit():
+        raise BackendError("gate", f"expected PV_PARITY_STEPS to be a number from 1 to 16, got {text!r}")
+    return clamp_steps(int(text))
+
+
+def serve(
+    weights: Weights,
+    prompt: Sequence[int],
+    choice: Choice,
+    options: GateOptions | None = None,
+    *,
+    say: Say,
+    digest: Callable[[], str] = lambda: "",
+    open_backend: Open | None = None,
+) -> tuple[Session, Receipt]:
+    """The session that serves and the receipt of how it was chosen. Raises the last BackendError when none is left.
+
+    `digest`: of the model, asked for only when a GPU is judged. `open_backend` stands in for the table's openers; a
+    verdict on such a session is never remembered. With `choice.no_gpu` nothing is said: no GPU is part of the story.
+    """
+    options = options or GateOptions()
+    if choice.no_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whatever asks the CUDA runtime by accident finds nothing
+        receipt = Receipt("", served="cpu")
+        return choose(weights, prompt, choice, say, open_backend=open_backend), receipt
+    teller = _Teller(say, choice, options)
+    judge = _Judge(options, teller, digest, fresh=open_backend is not None)
+    session = choose(weights, prompt, choice, teller, judge if options.enabled else None, open_backend)
+    teller.receipt.model, teller.receipt.served = judge.model, session.facts.backend
+    return session, teller.receipt
+
+
+@dataclass
+class _Teller:
+    """Hears the events of the choice and says each in one unconditional line."""
+
+    say: Say
+    choice: Choice
+    options: GateOptions
+    receipt: Receipt = field(default_factory=lambda: Receipt(""))
+
+    def tell(self, what: str, backend: str, words: str, verdict: Mapping[str, Any] | None = None) -> None:
+        line = f"[{TAG}] {words}"
+        self.receipt.events.append(Event(what, backend, line, verdict))
+        self.say(line)
+
+    def unavailable(self, name: str, problem: BackendError, *, last: bool) -> None:
+        hint = f" ({problem.hint})" if problem.hint and last else ""
+        self.tell("unavailable", name, f"{BACKENDS[name].title} unavailable: {problem.reason}{hint}")
+
+    def opened(self, name: str, session: Session) -> None:
+        self.tell("backend", name, f"Backend: {_named(name, session.facts)}")
+        if BACKENDS[name].gpu and not self.options.enabled:
+            self.tell("not gated", name, f"{BACKENDS[name].title} path not compared with the CPU (--no-gate)")
+
+    def rejected(self, name: str, problem: BackendError, *, last: bool) -> None:
+        then = "no fallback (--require)" if last else "attempting fallback"
+        verdict = problem.verdict if isinstance(problem, _RefusedError) else None
+        self.tell("rejected", name, f"{BACKENDS[name].title} path rejected, {then}: {problem.reason}", verdict)
+
+
+class _RefusedError(RejectedError):
+    """A rejection with the numbers that led to it."""
+
+    def __init__(self, backend: str, reason: str, verdict: Mapping[str, Any] | None = None) -> None:
+        super().__init__(
+            backend, reason, "`pv parity --deep` tells more, `pv bisect` names the stage; --no-gpu skips it"
+        )
+        self.verdict = verdict
+
+
+@dataclass
+class _Judge:
+    """The gate that `choose` calls: a remembered verdict, or a comparison with the CPU."""
+
+    options: GateOptions
+    teller: _Teller
+    digest: Callable[[], str]
+    fresh: bool
+    model: str = ""
+
+    def __call__(self, session: Session, weights: Weights, prompt: Sequence[int]) -> None:
+        name, title = session.facts.backend, BACKENDS[session.facts.backend].title
+        remembering = self.options.remember and not self.fresh
+        self.model = self.model or (self.digest() if remembering else "")
+        tokens, kind = probe(prompt), kind_of(session.facts)
+        subject = Subject(self.model, session.facts, tuple(tokens), self.options.steps, kind)
+        if remembering and (known := recall(subject)) is not None:
+            words = f"{title} path accepted: {_figures(known['steps'])}, remembered from {known['remembered']}"
+            self.teller.tell("accepted", name, words, known)
+            return
+        reference = self._reference(name, weights)
+        try:
+            verdict = lockstep(
+                reference_logits(reference, tokens, self.options.steps), session, tokens, self.options.steps,
+                kind=kind, patience=self.options.patience,
+            )  # fmt: skip
+        finally:
+            reference.close()
+        numbers = verdict_json(subject, verdict)
+        if self.options.detail:
+            for step in verdict.steps:
+                self.teller.say(f"[{TAG}]   step {step.step}: {_detail(step.as_json())}")
+        if not verdict.accepted:
+            raise _RefusedError(name, verdict.reason, numbers)
+        if remembering:
+            remember(subject, verdict)
+        self.teller.tell("accepted", name, f"{title} path accepted: {_figures(numbers['steps'])}", numbers)
+
+    def _reference(self, name: str, weights: Weights) -> Session:
+        """The CPU in float32 on the same numbers. Raises a rejection when it does not fit or cannot be opened."""
+        if lacking := reference_does_not_fit(weights):
+            raise _RefusedError(name, f"{lacking}; --no-gate serves unjudged")
+        try:
+            return opener("cpu")(weights.dequantized())
+        except Exception as problem:  # without a reference nothing vouches for the GPU
+            raise _RefusedError(name, f"the CPU reference cannot be opened: {problem}") from problem
+
+
+def reference_does_not_fit(weights: Weights, available: int | None = None) -> str:
+    """Why the CPU reference does not fit beside the weights already held, in words; "" when it does.
+
+    Counted are tensors that must be widened to float32 and the fused q, k, v; float32 tensors are used in place.
+    """
+    spec = weights.spec
+    widened = sum(4 * prod(w.shape) for w in weights.tensors.values() if w.data.element_size() != 4 or w.type.quantized)
+    fused = 4 * spec.layers * spec.qkv_width * spec.hidden
+    available = available_memory() if available is None else available
+    if not available or widened + fused <= available:
+        return ""
+    gib = 2.0**30
+    need = f"{(widened + fused) / gib:.1f} GiB more"
+    return f"the CPU reference does not fit in memory: it needs {need}, {available / gib:.1f} GiB are free"
+
+
+def available_memory() -> int:
+    """Bytes of host memory that can still be had, 0 when the system does not tell; `PV_HOST_MEMORY_GIB` overrules."""
+    if stated := os.environ.get("PV_HOST_MEMORY_GIB", ""):
+        try:
+            return int(float(stated) * 2**30)
+        except ValueError:
+            raise BackendError("gate", f"expected PV_HOST_MEMORY_GIB to be a number, got {stated!r}") from None
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            facts = dict(line.split(":", 1) for line in lines)
+        return min(int(facts["MemAvailable"].split()[0]) * 1024, _cgroup_room())
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
+def _cgroup_room() -> int:
+    try:
+        with (
+            open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit,
+            open("/sys/fs/cgroup/memory.current", encoding="ascii") as used,
+        ):
+            return int(limit.read()) - int(used.read())
+    except (OSError, ValueError):  # no limit: "max" is no number
+        return 1 << 62
+
+
+def _named(name: str, facts: DeviceFacts) -> str:
+    """`wgpu (Vulkan, <adapter>)`, `CUDA (<card>)`, `CPU`."""
+    if name == "wgpu":
+        software = ", software" if facts.software else ""
+        return f"wgpu ({facts.details.get('api', 'Vulkan')}, {facts.name}{software})"
+    return f"{BACKENDS[name].title} ({facts.name})" if BACKENDS[name].gpu else BACKENDS[name].title
+
+
+def _figures(steps: Sequence[Mapping[str, Any]]) -> str:
+    """The worst figures of accepted steps."""
+    worst = {n: max(float(step[n]) for step in steps) for n in ("max_abs", "kl")}
+    cosine = min(float(step["cosine"]) for step in steps)
+    ties = sum(1 for s in steps if s["flip"] and s["flip"]["reference"] != s["flip"]["test"])
+    tied = f", {ties} near ties" if ties else ""
+    return (
+        f"cosine vs CPU >= {cosine:.9f}, max |d| {worst['max_abs']:.2g}, KL {worst['kl']:.2g}, {len(steps)} steps{tied}"
+    )
+
+
+def _detail(step: Mapping[str, Any]) -> str:
+    figures = ("cosine", "rel_l2", "linf_rel", "max_abs", "kl", "scale")
+    return ", ".join(
+        f"{name} {step[name]:.9g}" if isinstance(step[name], float) else f"{name} {step[name]}" for name in figures
+    )
