@@ -97,6 +97,15 @@ class Sources:
         path = self.root / name
         return self._bytes_digest(path.resolve()) if self._inside(path) and path.is_file() else ""
 
+    def function(self, dotted: str) -> tuple[str, str] | None:
+        """(file, qualified name) of a function under attack; None where no module of the project is in its name."""
+        parts = dotted.replace(":", ".").split(".")
+        for length in range(len(parts) - 1, 0, -1):
+            for path in self._attacked(".".join(parts[:length])):
+                if self._module_name(path) == ".".join(parts[:length]):
+                    return self._name(path), ".".join(parts[length:])
+        return None
+
     # --- which files ---
 
     def _walk(self, starts: Sequence[Path]) -> list[Path]:

@@ -1,0 +1,167 @@
+"""Records on disk -> the statuses that they support, written into the contracts. Runs no check.
+
+Needs no git. Where there is git, the version is compared with the committed one, so that any number of runs before a
+commit makes one bump; else with the one at the start of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pv.contract import revisions
+from pv.contract.claims import Claim, Contract
+from pv.contract.load import Loaded, load, load_bytes
+from pv.contract.project import Project
+from pv.contract.revisions import RevisionError
+from pv.contract.vocabulary import Status, Verdict
+from pv.evidence.ledger import FoundChecks, Ledger
+from pv.evidence.record import MeasurementRecord, Record
+from pv.evidence.statement import plain
+from pv.ladder.entitlement import CellState, Entitlement
+from pv.ladder.writeback import AlgorithmEvidence, Flip, WritePlan, is_written, plan, write
+
+MOST_FIGURES = 4  # in a line of evidence
+
+
+def settle(
+    project: Project,
+    loaded: Sequence[Loaded],
+    checks: FoundChecks | None,
+    *,
+    write: bool,
+    adopt: bool = False,
+    today: str | None = None,
+    starts: Mapping[Path, Contract] | None = None,
+) -> list[WritePlan]:
+    """One plan for each sound contract; with `write`, put on disk (a file that changed meanwhile is planned anew, once).
+
+    `adopt` overwrites status words that are not pv's. `starts` are the contracts as they stood when the run began, for
+    the version where there is no git; without it, they are as loaded. Raises NotWritten where a file cannot be replaced.
+    """
+    day = today or f"{datetime.now(UTC):%Y-%m-%d}"
+    ledger = Ledger.open(project, checks)
+    plans = []
+    for one in loaded:
+        if one.contract is None:
+            continue
+        start = (starts or {}).get(one.path, one.contract)
+        planned = _plan(project, ledger, one, start, day, adopt)
+        plans.append(_write(project, checks, one.path, planned, start, day, adopt) if write else planned)
+    ledger.sources.save()
+    return plans
+
+
+def flips(ledger: Ledger, contract: Contract) -> list[Flip]:
+    """What every entry of a contract must say, by the records on disk, where that is not what it says already."""
+    entitlements = ledger.entitlements(contract)
+    wanted = [flip_of(ledger, contract, claim, entitlements[claim.id]) for claim in contract.claims]
+    return [flip for flip in wanted if flip is not None and not is_written(contract, flip)]
+
+
+def flip_of(ledger: Ledger, contract: Contract, claim: Claim, entitlement: Entitlement) -> Flip | None:
+    """What one entry must say. None where nothing was ever recorded and the status is somebody else's word."""
+    if claim.status is None and claim.status_text and not entitlement.heads:
+        return None
+    heads = [ledger.store.read(ledger.by_digest[digest]) for digest in entitlement.heads]
+    pointed = [ledger.store.read(ledger.by_digest[d]) for d in claim.evidence if d in ledger.by_digest]
+    status = entitlement.status
+    functional = status in (Status.FUNCTIONAL, Status.DISCHARGED)
+    return Flip(
+        claim_id=claim.id,
+        status=status,
+        evidence=entitlement.heads,
+        last_verified=entitlement.verified_at[:10],
+        algorithm=_algorithm(ledger, claim, heads, entitlement),
+        functional=_functional(claim, entitlement, heads) if functional else (),
+        discharge=_discharge(claim, entitlement) if status is Status.DISCHARGED else (),
+        before=_algorithm(ledger, claim, pointed, entitlement),
+    )
+
+
+def committed(path: Path, project: Project) -> Contract | None:
+    """The contract as the last commit has it; None without git, or where the commit has no such (sound) contract."""
+    try:
+        content = revisions.content_at("HEAD", path)
+    except RevisionError:
+        return None
+    return load_bytes(content, path, project).contract if content is not None else None
+
+
+def _plan(project: Project, ledger: Ledger, one: Loaded, start: Contract, today: str, adopt: bool) -> WritePlan:
+    """The plan for one file. git is asked only where something would change."""
+    wanted = flips(ledger, one.contract) if one.contract else []
+    base = (committed(one.path, project) or start) if wanted else start
+    return plan(one, wanted, today, base, adopt=adopt)
+
+
+def _write(
+    project: Project,
+    checks: FoundChecks | None,
+    path: Path,
+    planned: WritePlan,
+    start: Contract,
+    today: str,
+    adopt: bool,
+) -> WritePlan:
+    def again() -> WritePlan:
+        """From the fresh bytes and the fresh records, under the file's lock."""
+        return _plan(project, Ledger.open(project, checks), load(path, project), start, today, adopt)
+
+    return write(planned, again)
+
+
+# --- evidence blocks -------------------------------------------------------------------------------------------------
+
+
+def _algorithm(ledger: Ledger, claim: Claim, heads: Sequence[Record], entitlement: Entitlement) -> AlgorithmEvidence:
+    """The functions under attack and the check, each with its file; the bounds; for a blocker, what is missing."""
+    functions: dict[tuple[str, str], None] = {}
+    for record in heads:
+        for dotted in record.attacks:
+            found = ledger.sources.function(dotted)
+            if found is not None:
+                functions[found] = None
+        path, _, name = record.entry_point.rpartition(":")
+        if path and name and (ledger.project.root / path).is_file():
+            functions[path, name] = None
+    bounds = tuple(f"{name} {threshold}" for name, threshold in claim.thresholds.items()) if functions else ()
+    return AlgorithmEvidence(tuple(functions), bounds, _blocker(claim, entitlement))
+
+
+def _blocker(claim: Claim, entitlement: Entitlement) -> str:
+    if entitlement.status is not Status.BLOCKER_FIXTURE_ABSENT:
+        return ""
+    if claim.blocked_on:
+        return f"blocked on {', '.join(claim.blocked_on)}"
+    told = [f"{s.cell}: {s.reason.partition(': ')[2]}" for s in entitlement.cells if s.verdict is Verdict.BLOCKED]
+    return f"missing on {'; '.join(told)}"
+
+
+def _functional(claim: Claim, entitlement: Entitlement, heads: Sequence[Record]) -> tuple[str, ...]:
+    by_digest = {record.digest: record for record in heads}
+    return tuple(
+        _line(claim, state, figures(by_digest[state.head].measurements))
+        for state in entitlement.cells
+        if state.required
+    )
+
+
+def _discharge(claim: Claim, entitlement: Entitlement) -> tuple[str, ...]:
+    return tuple(_line(claim, state, state.settled_by) for state in entitlement.cells if state.required)
+
+
+def _line(claim: Claim, state: CellState, seen: str) -> str:
+    return f"{state.cell} · {state.verified_at[:10]} · {seen} · pv falsify --id {claim.id}"
+
+
+def figures(measurements: Sequence[MeasurementRecord]) -> str:
+    """`cosine 0.9999998, bits_equal 1`: a few figures, at most seven digits each."""
+    told = [f"{m.name} {_number(plain(m.value))}" for m in measurements[:MOST_FIGURES]]
+    more = len(measurements) - MOST_FIGURES
+    return ", ".join(told) + (f" and {more} more" if more > 0 else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.7g}"
