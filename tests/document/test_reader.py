@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_yaml import Written, documents
 from ruamel.yaml import YAML
@@ -110,8 +110,8 @@ def test_a_random_document_says_what_was_written(written: Written) -> None:
 @given(documents())
 def test_a_random_document_reads_as_ruamel_reads_it(written: Written) -> None:
     # The two differ by design: the core schema of YAML 1.2 knows no underscores in numbers and no base two.
-    text = written.text.replace("1_000", "1000x").replace("0b11", "b11")
-    assert equal(parse(text.encode(), "random").data, by_ruamel(text))
+    assume("1_000" not in written.text and "0b11" not in written.text)
+    assert equal(parse(written.text.encode(), "random").data, by_ruamel(written.text))
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from pv.diagnostics.model import Span
@@ -53,6 +54,8 @@ _TRAILING_ZERO = re.compile(r"[-+]?[0-9]+\.[0-9]*0\Z")
 _TOUCHING = re.compile(r"#[\w\[({<\"'`@$&*!?/\\]")
 _PAIRS = (("(", ")"), ("[", "]"), ("{", "}"))
 _QUOTES = ("`", '"')
+_CLOSINGS = (*(closing for _, closing in _PAIRS), *_QUOTES)
+_TRAILING = re.compile(r"(?<=[^\s#])(?P<gap>[ \t]+)(?P<comment>#[^\r\n]*)")
 
 
 def judge(text: str) -> tuple[str, str] | None:
@@ -88,27 +91,24 @@ def _exponent(match: re.Match[str]) -> tuple[str, str] | None:
     return "exponent", f"{match['sign']}{match['whole'] or '0'}.{match['rest'] or '0'}e{sign}{power}"
 
 
-def cuts(text: str, end: int, value: str) -> str | None:
-    """The comment that seems to be the rest of the plain scalar `value` ending at `end`, or None.
+def trailing_comments(text: str) -> Iterator[tuple[int, str]]:
+    """The comments behind something on their line that may be the rest of it: where that ends, and the comment."""
+    for match in _TRAILING.finditer(text):
+        comment = match["comment"]
+        if _TOUCHING.match(comment) or any(closing in comment for closing in _CLOSINGS):
+            yield match.start("gap"), comment
+
+
+def is_cut(value: str, comment: str) -> bool:
+    """Whether `comment` seems to be the rest of the plain scalar `value`.
 
     It seems so when the comment touches its `#`, or when the value leaves a bracket or a quote open that the comment
     closes.
     """
-    gap = end
-    while text[gap : gap + 1] in (" ", "\t"):
-        gap += 1
-    if gap == end or text[gap : gap + 1] != "#":
-        return None
-    stop = gap
-    while text[stop : stop + 1] not in ("", "\r", "\n"):
-        stop += 1
-    comment = text[gap:stop]
-    if comment.startswith("#!") and "pv:" in comment:
-        return None
+    if not value or value[0] in "'\"|>":
+        return False
     if _TOUCHING.match(comment):
-        return comment
+        return True
     if any(value.count(a) > value.count(b) and comment.count(b) > comment.count(a) for a, b in _PAIRS):
-        return comment
-    if any(value.count(quote) % 2 and comment.count(quote) % 2 for quote in _QUOTES):
-        return comment
-    return None
+        return True
+    return any(value.count(quote) % 2 and comment.count(quote) % 2 for quote in _QUOTES)

@@ -1,12 +1,17 @@
-"""Events -> plain data, and a tape of offsets from which positions are made when somebody asks for one.
+"""Events -> plain data, and a tape of offsets from which places are read when somebody asks for one.
 
 One loop, no recursion, and as little work for each event as can be: most files are sound and most places in them are
-never looked up. The tape holds, in document order, `start, end` of a scalar; `OPEN_MAP, start` or `OPEN_SEQUENCE,
-start`; `CLOSE, end`; `ALIAS, start, end` (character offsets).
+never looked up. The tape holds, in document order (offsets count characters, indices count entries of the tape):
+
+    start, end                                of a scalar, which may be a key; both are 0 or more
+    OPEN_MAP or OPEN_SEQUENCE, start, index   where the collection begins, and the index of its CLOSE
+    CLOSE, end                                where its last character was
+    ALIAS, start, end
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -47,14 +52,6 @@ class Properties(NamedTuple):
     tag: str
 
 
-class Plain(NamedTuple):
-    """A plain scalar that is a number, a constant, or a word that readers of YAML 1.1 take for one."""
-
-    start: int
-    end: int
-    text: str
-
-
 class OddKey(NamedTuple):
     """A key that YAML reads as a number, a boolean or null; its text is the key."""
 
@@ -67,11 +64,12 @@ class Built(NamedTuple):
     """What one pass over the events leaves."""
 
     data: Any
-    tape: list[int]
-    keys: list[str]  # one for each mapping key, in document order
+    tape: array[int]
     texts: dict[tuple[int, Any], str]  # (id of container, key or index) -> source text of a value that is not text
-    properties: dict[int, Properties]  # by start offset of the node
-    plains: list[Plain]
+    plains: list[int]  # indices of plain scalars that are a number, a constant, or a word that YAML 1.1 takes for one
+    disguised: dict[int, str]  # start -> text of the keys whose source is longer than they: quoted, escaped, anchored
+    properties: dict[int, Properties]  # by start of the node
+    targets: dict[int, int]  # index of an alias -> index of what it stands for
     odd_keys: list[OddKey]
     duplicates: bool
 
@@ -86,11 +84,14 @@ _NO_KEY: Final = _Missing()
 
 
 def build(get_event: Callable[[], Any], limits: Limits) -> Built:
-    """Read one document whose stream and document have begun. Raises Refused, or the parser's yaml.YAMLError."""
+    """Read one document whose stream and document have begun. Raises Refused, or the parser's yaml.YAMLError.
+
+    Long on purpose: a call for each event would cost as much as all that is done here.
+    """
     tape: list[int] = []
-    keys: list[str] = []
     texts: dict[tuple[int, Any], str] = {}
-    plains: list[Plain] = []
+    plains: list[int] = []
+    disguised: dict[int, str] = {}
     odd_keys: list[OddKey] = []
     duplicates = False
     anchors = _Anchors(limits)
@@ -98,11 +99,13 @@ def build(get_event: Callable[[], Any], limits: Limits) -> Built:
     note, depth = tape.append, limits.depth
 
     root: list[Any] = []
-    container: Any = root  # the innermost open collection
+    container: Any = root  # the innermost open collection, and whether it is a mapping
     in_map = False
+    opened = 0  # the index of its entry
     key: Any = _NO_KEY
-    outer: list[tuple[Any, bool]] = []
-    for _ in range(limits.nodes):
+    outer: list[tuple[Any, bool, int]] = []
+    start = end = 0
+    for count in range(limits.nodes):
         event = get_event()
         kind = event.__class__
         if kind is ScalarEvent:
@@ -114,80 +117,84 @@ def build(get_event: Callable[[], Any], limits: Limits) -> Built:
             plain, quoted = event.implicit
             if plain:
                 if (len(text) < SHORT and text in WORDS) or text[0] in NUMERIC_STARTS:
-                    plains.append(Plain(start, end, text))
+                    plains.append(len(tape) - 2)
                     value = _second_look(event, start, end, is_key=in_map and key is _NO_KEY)
             elif not quoted:
                 value = _tagged_scalar(event)
                 properties[start] = Properties(event.anchor or "", event.tag or "!")
             if event.anchor is not None:
-                anchors.scalar(event.anchor, event.tag, start, value, text)
-            if not in_map:
-                if value is not text:
-                    texts[id(container), len(container)] = text
-                container.append(value)
-            elif key is _NO_KEY:
+                anchors.scalar(event, value, len(tape) - 2)
+            if in_map and key is _NO_KEY:
                 if value.__class__ is not str and value is not MERGE:
                     odd_keys.append(OddKey(start, end, text))
                     value = text
                 if value in container:
                     duplicates = True
-                keys.append(text)
+                if end - start != len(text):
+                    disguised[start] = text
                 key = value
-            else:
-                if value is not text:
-                    texts[id(container), key] = text
-                container[key] = value
-                key = _NO_KEY
+                continue
+        elif kind is MappingEndEvent or kind is SequenceEndEvent:
+            mark = event.end_mark.index
+            if mark != event.start_mark.index:
+                end = mark  # a bracket; a block collection ends where its last value does
+            tape[opened + 2] = len(tape)
+            note(CLOSE)
+            note(end)
+            if in_map and MERGE in container:
+                _merge(container, texts, end)
+            if anchors.seen:
+                anchors.close(container, len(outer), count)
+            container, in_map, opened = outer.pop()
+            if outer:
+                continue
+            break
         elif kind is MappingStartEvent or kind is SequenceStartEvent:
-            is_map = kind is MappingStartEvent
             start = event.start_mark.index
-            note(OPEN_MAP if is_map else OPEN_SEQUENCE)
-            note(start)
+            if in_map and key is _NO_KEY:
+                raise _complex_key(start, event.end_mark.index)
             if len(outer) >= depth:
                 raise _too_deep(depth, start, event.end_mark.index)
+            is_map = kind is MappingStartEvent
             if event.tag is not None:
                 _check_collection_tag(event, is_map)
                 properties[start] = Properties(event.anchor or "", event.tag)
-            new: Any = {} if is_map else []
             if event.anchor is not None:
-                anchors.open(event.anchor, event.tag, start, new, len(outer), len(tape))
-            if not in_map:
-                container.append(new)
-            elif key is _NO_KEY:
-                raise _complex_key(start, event.end_mark.index)
-            else:
+                anchors.open(event, len(outer), count, len(tape))
+            new: Any = {} if is_map else []
+            if in_map:
                 container[key] = new
                 key = _NO_KEY
-            outer.append((container, in_map))
-            container, in_map = new, is_map
-        elif kind is MappingEndEvent or kind is SequenceEndEvent:
-            note(CLOSE)
-            note(event.end_mark.index)
-            if in_map and MERGE in container:
-                _merge(container, texts, event.end_mark.index)
-            if anchors.seen:
-                anchors.close(container, len(outer), len(tape))
-            container, in_map = outer.pop()
+            else:
+                container.append(new)
+            outer.append((container, in_map, opened))
+            container, in_map, opened = new, is_map, len(tape)
+            note(OPEN_MAP if is_map else OPEN_SEQUENCE)
+            note(start)
+            note(0)  # until it closes
+            continue
         elif kind is AliasEvent:
             start, end = event.start_mark.index, event.end_mark.index
-            tape += (ALIAS, start, end)
-            value, alias_text = anchors.follow(event.anchor, start, end, len(outer), len(tape))
-            if not in_map:
-                if alias_text is not None:
-                    texts[id(container), len(container)] = alias_text
-                container.append(value)
-            elif key is _NO_KEY:
+            if in_map and key is _NO_KEY:
                 raise _complex_key(start, end)
-            else:
-                if alias_text is not None:
-                    texts[id(container), key] = alias_text
-                container[key] = value
-                key = _NO_KEY
+            value, text = anchors.follow(event, len(outer), count, len(tape))
+            tape += (ALIAS, start, end)
         else:
             raise TypeError(f"expected a node event, got {event!r}")
-        if not outer:
-            return Built(root[0], tape, keys, texts, properties, plains, odd_keys, duplicates)
-    raise _too_many(limits.nodes, tape[-2] if tape[-2] >= 0 else tape[-1], tape[-1])
+        if in_map:
+            if value is not text:
+                texts[id(container), key] = text
+            container[key] = value
+            key = _NO_KEY
+        else:
+            if value is not text:
+                texts[id(container), len(container)] = text
+            container.append(value)
+            if not outer:
+                break
+    else:
+        raise _too_many(limits.nodes, start, end)
+    return Built(root[0], array("i", tape), texts, plains, disguised, properties, anchors.targets, odd_keys, duplicates)
 
 
 def _second_look(event: Any, start: int, end: int, *, is_key: bool) -> Any:
@@ -238,14 +245,16 @@ def _merge(mapping: dict[Any, Any], texts: dict[tuple[int, Any], str], end: int)
 
 class _Anchored(NamedTuple):
     value: Any
-    text: str | None  # source text, of a scalar that is not text
+    text: Any  # the source text of a scalar, the value itself otherwise
+    at: int  # index on the tape
     nodes: int  # with aliases expanded
     height: int  # of nested collections, aliases expanded
 
 
 class _Open(NamedTuple):
     name: str
-    nodes: int  # before it
+    at: int  # index on the tape
+    before: int  # nodes
     outer_peak: int  # deepest collection so far in what encloses it
 
 
@@ -258,45 +267,48 @@ class _Anchors:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.properties: dict[int, Properties] = {}
+        self.targets: dict[int, int] = {}
         self.seen = False
         self._known: dict[str, _Anchored | None] = {}  # None while the anchor's own collection is open
         self._open: dict[int, _Open] = {}  # by depth
-        self._expanded = 0  # nodes that aliases stand for, beyond those on the tape
+        self._expanded = 0  # nodes that aliases stand for, beyond those of the text
         self._peak = 0  # deepest collection since the innermost open anchor began
 
-    def scalar(self, name: str, tag: str | None, start: int, value: Any, text: str) -> None:
+    def scalar(self, event: Any, value: Any, index: int) -> None:
         self.seen = True
-        self.properties[start] = Properties(name, tag or "")
-        self._known[name] = _Anchored(value, None if value is text else text, 1, 0)
+        self.properties[event.start_mark.index] = Properties(event.anchor, event.tag or "")
+        self._known[event.anchor] = _Anchored(value, event.value, index, 1, 0)
 
-    def open(self, name: str, tag: str | None, start: int, value: Any, depth: int, tape: int) -> None:
+    def open(self, event: Any, depth: int, count: int, index: int) -> None:
         self.seen = True
-        self.properties[start] = Properties(name, tag or "")
-        self._known[name] = None
-        self._open[depth] = _Open(name, tape // 2 + self._expanded, self._peak)
+        self.properties[event.start_mark.index] = Properties(event.anchor, event.tag or "")
+        self._known[event.anchor] = None
+        self._open[depth] = _Open(event.anchor, index, count + self._expanded, self._peak)
         self._peak = depth
 
-    def close(self, value: Any, depth: int, tape: int) -> None:
+    def close(self, value: Any, depth: int, count: int) -> None:
         """`depth` collections are open, the one that closes among them."""
         self._peak = max(self._peak, depth)
         opened = self._open.pop(depth - 1, None)
         if opened is not None:
-            nodes = tape // 2 + self._expanded - opened.nodes
-            self._known[opened.name] = _Anchored(value, None, nodes, self._peak - depth + 1)
+            nodes = count + self._expanded - opened.before
+            self._known[opened.name] = _Anchored(value, value, opened.at, nodes, self._peak - depth + 1)
             self._peak = max(self._peak, opened.outer_peak)
 
-    def follow(self, name: str, start: int, end: int, depth: int, tape: int) -> tuple[Any, str | None]:
-        """The value that `*name` shares, and its source text where it is a scalar that is not text."""
+    def follow(self, event: Any, depth: int, count: int, index: int) -> tuple[Any, Any]:
+        """The value that the alias shares, and its source text where it is a scalar."""
+        name, start, end = event.anchor, event.start_mark.index, event.end_mark.index
         if name not in self._known:
             raise Refused("PV109", f"the alias *{name} names no anchor above it", start, end)
         target = self._known[name]
         if target is None:
             raise Refused("PV109", f"the alias *{name} stands inside its own anchor", start, end)
+        self.targets[index] = target.at
         self._expanded += target.nodes
         self._peak = max(self._peak, depth + target.height)
         if depth + target.height > self.limits.depth:
             raise _too_deep(self.limits.depth, start, end, "with its aliases followed ")
-        if tape // 2 + self._expanded > self.limits.nodes:
+        if count + self._expanded > self.limits.nodes:
             raise _too_many(self.limits.nodes, start, end, "with its aliases followed ")
         return target.value, target.text
 

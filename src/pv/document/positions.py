@@ -1,11 +1,11 @@
-"""The tape of a built document -> a tree of places, made once and only for documents that somebody asks about."""
+"""The tape of a built document -> places, read off where somebody asks; only the way to the place is looked at."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 from pv.diagnostics.model import Span
 from pv.document.build import ALIAS, CLOSE, OPEN_MAP, OPEN_SEQUENCE, Built, Properties
@@ -14,8 +14,9 @@ Loc = tuple[str | int, ...]
 
 _PROPERTIES = re.compile(r"(?:[&!]\S*(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)?)*)+")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
-_STYLES = {"'": "single", '"': "double", "|": "literal", ">": "folded"}
-_NO_PROPERTIES = Properties("", "")
+_STYLES: Final = {"'": "single", '"': "double", "|": "literal", ">": "folded"}
+_NO_PROPERTIES: Final = Properties("", "")
+_NOWHERE: Final = -1
 
 
 class ScalarInfo(NamedTuple):
@@ -32,21 +33,18 @@ class ScalarInfo(NamedTuple):
     span: Span
 
 
-class Node:
-    """One place: character offsets, and the children of a collection."""
+class Node(NamedTuple):
+    """One place; offsets count characters."""
 
-    __slots__ = ("alias", "anchor", "children", "end", "flow", "key", "merged", "start", "tag", "value_start")
-
-    def __init__(self, start: int, end: int, properties: Properties, value_start: int) -> None:
-        self.start = start
-        self.end = end
-        self.anchor, self.tag = properties
-        self.value_start = value_start  # after the anchor and the tag
-        self.children: dict[Any, Node] | None = None
-        self.flow = False  # a collection in brackets
-        self.key: tuple[int, int] | None = None  # where its key stands, for the value of a mapping
-        self.alias = ""
-        self.merged = False  # a second entry for a place that a `<<` brings
+    at: int  # index on the tape: of the entry, or of what the alias there stands for
+    start: int
+    end: int
+    value_start: int  # after the anchor and the tag
+    anchor: str
+    tag: str
+    alias: str  # the alias that stands here, or `<<` for what a merge key brings
+    key: tuple[int, int] | None  # where its key stands, for the value of a mapping
+    flow: bool  # a collection in brackets
 
 
 class Duplicate(NamedTuple):
@@ -69,161 +67,176 @@ class Lines:
         return Span(start, end, line, start - self.starts[line - 1] + 1, end_line, end - self.starts[end_line - 1] + 1)
 
 
-class Tree:
-    """The places of a document, by location."""
+class _Child(NamedTuple):
+    key: int  # index of its key, or _NOWHERE for an item of a sequence
+    value: int
+    merged: bool
+
+
+class Places:
+    """The places of a document, by location. A collection is looked at once, when it is first entered."""
 
     def __init__(self, text: str, built: Built) -> None:
-        self.text = text
-        self.duplicates: list[Duplicate] = []
-        self._properties = built.properties
-        self._anchors: dict[str, Node] = {}
-        self.root = self._grow(built.tape, iter(built.keys))
-
-    def find(self, loc: Loc) -> Node | None:
-        """The node at `loc`, or None."""
-        nodes = self.path(loc)
-        return nodes[-1] if len(nodes) == len(loc) + 1 else None
+        self._text = text
+        self._built = built
+        self._tape = built.tape
+        self._children: dict[int, dict[str | int, _Child]] = {}
 
     def path(self, loc: Loc) -> list[Node]:
         """The nodes from the root along the longest existing prefix of `loc`."""
-        nodes = [self.root]
+        nodes = [self._node(_Child(_NOWHERE, 0, False))]
         for part in loc:
-            child = (nodes[-1].children or {}).get(part)
+            child = self.children(nodes[-1].at).get(part)
             if child is None:
                 break
-            nodes.append(child)
+            nodes.append(self._node(child))
         return nodes
 
+    def children(self, index: int) -> dict[str | int, _Child]:
+        """What the collection at `index` of the tape holds, by key or position; empty for a scalar."""
+        known = self._children.get(index)
+        if known is None:
+            known = self._children[index] = self._look_into(index)
+        return known
+
     def walk(self) -> Iterator[tuple[Loc, Node]]:
-        """Every node with its location, in document order; what an alias or a merge shares comes once."""
-        stack: list[tuple[Loc, Node]] = [((), self.root)]
+        """Every node with its location, in document order; what an alias or a merge key shares comes once."""
+        stack: list[tuple[Loc, Node]] = [((), self._node(_Child(_NOWHERE, 0, False)))]
         while stack:
             loc, node = stack.pop()
             yield loc, node
-            if node.children and not node.alias:
-                inner = [(part, child) for part, child in node.children.items() if not child.merged]
-                stack.extend(((*loc, part), child) for part, child in reversed(inner))
-
-    def _grow(self, tape: list[int], keys: Iterator[str]) -> Node:
-        holder = Node(0, 0, _NO_PROPERTIES, 0)
-        holder.children = {}
-        open_nodes: list[tuple[Node, bool]] = []  # with whether it is a mapping
-        parent, in_map = holder, False
-        key: str | None = None
-        key_place = (0, 0)
-        index, size = 0, len(tape)
-        while index < size:
-            code = tape[index]
-            if code == CLOSE:
-                self._close(parent, tape[index + 1], in_map)
-                parent, in_map = open_nodes.pop()
-                index += 2
+            if node.alias:
                 continue
-            if code >= 0:
-                start, end = code, tape[index + 1]
-                index += 2
-                if in_map and key is None:
-                    key, key_place = next(keys), (start, end)
-                    if start in self._properties:
-                        self._scalar(start, end)  # a key may be anchored
-                    continue
-                child = self._scalar(start, end)
-            elif code == ALIAS:
-                child = self._alias(tape[index + 1], tape[index + 2])
-                index += 3
-            else:
-                child = self._open(tape[index + 1])
-                index += 2
-            self._attach(parent, child, key, key_place)
-            key = None
-            if code in (OPEN_MAP, OPEN_SEQUENCE):
-                open_nodes.append((parent, in_map))
-                parent, in_map = child, code == OPEN_MAP
-        return holder.children[0]
+            inner = [((*loc, part), child) for part, child in self.children(node.at).items() if not child.merged]
+            stack.extend((at, self._node(child)) for at, child in reversed(inner))
 
-    def _attach(self, parent: Node, child: Node, key: str | None, key_place: tuple[int, int]) -> None:
-        children = parent.children
-        if children is None:
-            raise ValueError("expected a collection to attach to, found a scalar")
-        if key is None:
-            children[len(children)] = child
-            return
-        child.key = key_place
-        earlier = children.get(key)
-        if earlier is not None and earlier.key is not None:
-            self.duplicates.append(Duplicate(key, earlier.key, key_place))
-        children[key] = child
+    def loc_of(self, index: int) -> Loc:
+        """The location of the entry at `index` of the tape; that of its value for a key."""
+        loc: Loc = ()
+        at = 0
+        while at != index:
+            at, part = self._towards(at, index)
+            loc = (*loc, part)
+            if at > index:  # it was the key of this value
+                break
+        return loc
 
-    def _scalar(self, start: int, end: int) -> Node:
-        node = self._node(start, end)
-        if self.text[node.value_start : node.value_start + 1] in ("|", ">"):
-            # libyaml's range runs on over trailing blank lines, which belong to the value only when it says `+`.
-            node.end = node.value_start + len(self.text[node.value_start : end].rstrip())
-        elif node.value_start >= end:
-            node.end = start + len(self.text[start:end].rstrip())
-            node.value_start = node.end
-        return node
+    def duplicates(self) -> list[Duplicate]:
+        """The keys that occur again in the same mapping."""
+        found = []
+        for index, code in self.entries():
+            if code != OPEN_MAP:
+                continue
+            first: dict[str, tuple[int, int]] = {}
+            for child in self._own_children(index):
+                name, place = self._key_text(child.key), self._extent(child.key)
+                if name in first:
+                    found.append(Duplicate(name, first[name], place))
+                first.setdefault(name, place)
+        return sorted(found, key=lambda each: each.again)
 
-    def _open(self, start: int) -> Node:
-        node = self._node(start, start)
-        node.children = {}
-        return node
+    def entries(self) -> Iterator[tuple[int, int]]:
+        """Each entry of the tape: its index, and its code (0 or more for a scalar)."""
+        index, size = 0, len(self._tape)
+        while index < size:
+            code = self._tape[index]
+            yield index, code
+            index += 2 if code >= 0 or code == CLOSE else 3
 
-    def _close(self, node: Node, end: int, is_map: bool) -> None:
-        brackets = "{}" if is_map else "[]"
-        node.flow = self.text[node.value_start : node.value_start + 1] == brackets[0] and (
-            self.text[end - 1 : end] == brackets[1]
-        )
-        if node.flow or not node.children:
-            node.end = end
-        else:  # the parser ends a block collection where the next token begins
-            node.end = max(
-                child.end if not child.key else max(child.end, child.key[1]) for child in node.children.values()
-            )
-        if is_map and node.children:
-            self._fold_merge(node)
+    def style(self, node: Node) -> str:
+        """How the scalar at `node` is written."""
+        return _STYLES.get(self._text[node.value_start : node.end][:1], "plain")
 
-    def _alias(self, start: int, end: int) -> Node:
-        name = self.text[start + 1 : end].strip()
-        target = self._anchors[name]
-        node = Node(start, end, _NO_PROPERTIES, start)
-        node.children, node.alias = target.children, name
-        return node
+    def bare(self, index: int) -> tuple[int, int]:
+        """Start and end of the scalar at `index`, without its anchor and tag."""
+        start, end = self._extent(index)
+        return (self._after_properties(start, end) if start in self._built.properties else start), end
 
-    def _node(self, start: int, end: int) -> Node:
-        properties = self._properties.get(start)
-        if properties is None:
-            return Node(start, end, _NO_PROPERTIES, start)
-        written = _PROPERTIES.match(self.text, start)
-        node = Node(start, end, properties, written.end() if written else start)
-        if properties.anchor:
-            self._anchors[properties.anchor] = node
-        return node
-
-    def _fold_merge(self, node: Node) -> None:
-        """Give the keys that a plain `<<` brings a place: the one they are merged from."""
-        children = node.children or {}
-        merge = children.get("<<")
-        if merge is None or merge.key is None or self.text[merge.key[0] : merge.key[1]] != "<<":
-            return
-        sources = [merge]
-        if merge.children and 0 in merge.children:
-            sources = list(merge.children.values())
+    def _look_into(self, index: int) -> dict[str | int, _Child]:
+        code = self._tape[index]
+        if code == OPEN_SEQUENCE:
+            return dict(enumerate(self._own_children(index)))
+        if code != OPEN_MAP:
+            return {}
+        found: dict[str | int, _Child] = {}
+        sources: list[int] = []
+        for child in self._own_children(index):
+            name = self._key_text(child.key)
+            if name == "<<" and self._tape[child.key] not in self._built.disguised:
+                sources += self._merged_from(child.value)
+            found[name] = child  # of duplicates the last one stands, as in the data
         for source in sources:
-            for key, child in (source.children or {}).items():
-                if key not in children:
-                    children[key] = _merged(child)
+            for part, child in self.children(source).items():
+                found.setdefault(part, child._replace(merged=True))
+        return found
 
+    def _own_children(self, index: int) -> Iterator[_Child]:
+        is_map = self._tape[index] == OPEN_MAP
+        at, close = index + 3, self._tape[index + 2]
+        while at < close:
+            key = _NOWHERE
+            if is_map:
+                key, at = at, at + 2
+            yield _Child(key, at, False)
+            at = self._after(at)
 
-def _merged(child: Node) -> Node:
-    copy = Node(child.start, child.end, Properties(child.anchor, child.tag), child.value_start)
-    copy.children, copy.key, copy.flow, copy.alias = child.children, child.key, child.flow, child.alias or "<<"
-    copy.merged = True
-    return copy
+    def _after(self, index: int) -> int:
+        """The index that follows the whole node at `index`."""
+        code = self._tape[index]
+        if code >= 0:
+            return index + 2
+        return index + 3 if code == ALIAS else self._tape[index + 2] + 2
 
+    def _merged_from(self, index: int) -> list[int]:
+        target = self._target(index)
+        if self._tape[target] == OPEN_SEQUENCE:
+            return [self._target(child.value) for child in self._own_children(target)]
+        return [target]
 
-def style_of(text: str, node: Node) -> str:
-    """How the scalar at `node` is written."""
-    return (
-        _STYLES.get(text[node.value_start : node.value_start + 1], "plain") if node.value_start < node.end else "plain"
-    )
+    def _target(self, index: int) -> int:
+        return self._built.targets.get(index, index)
+
+    def _towards(self, index: int, wanted: int) -> tuple[int, str | int]:
+        """The child of the collection at `index` that is, holds or names the entry at `wanted`."""
+        for part, child in self.children(index).items():
+            if child.merged:
+                continue
+            if wanted in (child.key, child.value) or child.value < wanted < self._after(child.value):
+                return child.value, part
+        # The entry belongs to a key that a later, equal one replaced.
+        for place, child in enumerate(self._own_children(index)):
+            if child.key <= wanted < self._after(child.value):
+                return child.value, self._key_text(child.key) if child.key != _NOWHERE else place
+        raise LookupError(f"the entry {wanted} is not inside the collection at {index}")
+
+    def _key_text(self, index: int) -> str:
+        start, end = self._extent(index)
+        disguised = self._built.disguised.get(start)
+        return " ".join(self._text[start:end].split("\n")) if disguised is None else disguised
+
+    def _extent(self, index: int) -> tuple[int, int]:
+        """Start and end of the node at `index`."""
+        code = self._tape[index]
+        if code >= 0:
+            start, end = code, self._tape[index + 1]
+        elif code == ALIAS:
+            start, end = self._tape[index + 1], self._tape[index + 2]
+        else:
+            start, end = self._tape[index + 1], self._tape[self._tape[index + 2] + 1]
+        # The parser's ranges run on over blank lines after a block scalar, and over the blank after a bare anchor.
+        return start, start + len(self._text[start:end].rstrip())
+
+    def _node(self, child: _Child) -> Node:
+        start, end = self._extent(child.value)
+        target = self._target(child.value)
+        alias = self._text[start + 1 : end] if target != child.value else "<<" if child.merged else ""
+        anchor, tag = self._built.properties.get(start, _NO_PROPERTIES) if target == child.value else _NO_PROPERTIES
+        value_start = self._after_properties(start, end) if anchor or tag else start
+        key = None if child.key == _NOWHERE else self._extent(child.key)
+        opening = {OPEN_MAP: "{", OPEN_SEQUENCE: "["}.get(self._tape[child.value])
+        flow = opening is not None and self._text[value_start : value_start + 1] == opening
+        return Node(target, start, end, value_start, anchor, tag, alias, key, flow)
+
+    def _after_properties(self, start: int, end: int) -> int:
+        written = _PROPERTIES.match(self._text, start)
+        return min(written.end(), end) if written else start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import stat
@@ -14,12 +13,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from pv.diagnostics.model import Diagnostic, Severity, Span
-from pv.document import ambiguity, syntax
+from pv.document import ambiguity
 from pv.document.ambiguity import Ambiguity
-from pv.document.build import ALIAS, Built, Refused, build
+from pv.document.build import Built, Refused, build
 from pv.document.events import events
 from pv.document.limits import LIMITS, Limits, Unreadable
-from pv.document.positions import Lines, Loc, Node, ScalarInfo, Tree, style_of
+from pv.document.positions import Lines, Loc, Node, Places, ScalarInfo
 from pv.document.suppressions import MARKER, Malformed, Suppression, find_suppressions
 
 __all__ = [
@@ -42,9 +41,6 @@ _FIRST_BREAK = re.compile(r"\r\n|\r|\n")
 _MOST_DIRECTIVES = 32
 _OLD_BREAKS = re.compile("[\x85\u2028\u2029]")
 _VERSION_DIRECTIVE = re.compile(r"%YAML[ \t]+(?P<version>\S+)")
-
-
-_Verdict = tuple[str, str] | None  # a kind of ambiguity and the spelling that mends it
 
 
 class CollectionInfo(NamedTuple):
@@ -83,6 +79,8 @@ class Document:
     @cached_property
     def sha256(self) -> str:
         """Digest of the bytes, in hexadecimal."""
+        import hashlib  # not at the top: loading OpenSSL costs 2 ms, and validating without a cache needs no digest
+
         return hashlib.sha256(self.content).hexdigest()
 
     @cached_property
@@ -101,7 +99,7 @@ class Document:
         An ancestor is shown by its key where it has one, since its value may run over many lines. None only when the
         document itself is absent from the text (never, for a document that was read).
         """
-        nodes = self._tree.path(loc)
+        nodes = self._places.path(loc)
         node = nodes[-1]
         if node.key is not None and (key or len(nodes) <= len(loc)):
             return self._lines.span(*node.key)
@@ -115,7 +113,7 @@ class Document:
             return None
         node = nodes[-1]
         via = next((step.alias for step in nodes if step.alias), "")
-        return ScalarInfo(text, style_of(self.text, node), node.tag, node.anchor, via, self._span_of(node))
+        return ScalarInfo(text, self._places.style(node), node.tag, node.anchor, via, self._span_of(node))
 
     def collection(self, loc: Loc) -> CollectionInfo | None:
         """How the mapping or sequence at `loc` is written, or None where there is none."""
@@ -147,7 +145,8 @@ class Document:
         if value is absent or isinstance(value, (dict, list)):
             return None
         if not loc:
-            return self._built.plains[0].text if self._built.plains else str(value)
+            start, end = self._places.bare(0)
+            return self.text[start:end]
         return self._built.texts.get((id(self.get(loc[:-1])), loc[-1]))
 
     def keys(self, loc: Loc = ()) -> tuple[tuple[str, Span], ...]:
@@ -155,8 +154,8 @@ class Document:
         nodes = self._nodes(loc)
         if nodes is None or not isinstance(self.get(loc), dict):
             return ()
-        children = nodes[-1].children or {}
-        return tuple((name, self._lines.span(*child.key)) for name, child in children.items() if child.key is not None)
+        inner = [(str(part), self._places.path((*loc, part))[-1].key) for part in self.get(loc)]
+        return tuple((name, self._lines.span(*place)) for name, place in inner if place is not None)
 
     @cached_property
     def problems(self) -> tuple[Diagnostic, ...]:
@@ -164,7 +163,7 @@ class Document:
         built = self._built
         found: list[Diagnostic] = []
         if built.duplicates:
-            found += [self._duplicate(each.key, each.first, each.again) for each in self._tree.duplicates]
+            found += [self._duplicate(each.key, each.first, each.again) for each in self._places.duplicates()]
         found += [self._odd_key(odd.start, odd.end, odd.text) for odd in built.odd_keys]
         found += [
             self._problem(
@@ -188,15 +187,13 @@ class Document:
 
     def ambiguities(self) -> tuple[Ambiguity, ...]:
         """Scalars that readers of YAML 1.1 and 1.2 read apart, and values cut off by ` #`, in the order of the file."""
-        judged = {plain.start: verdict for plain in self._built.plains if (verdict := _judge_plain(plain.text))}
-        touching = " #" in self.text or "\t#" in self.text
-        if not judged and not touching:
-            return ()
-        return tuple(self._ambiguities(judged, touching))
+        found = [each for index in self._built.plains if (each := self._ambiguous(index)) is not None]
+        found += [self._cut(index, comment) for index, comment in self._cut_short()]
+        return tuple(sorted(found, key=lambda each: each.span.start))
 
     @cached_property
-    def _tree(self) -> Tree:
-        return Tree(self.text, self._built)
+    def _places(self) -> Places:
+        return Places(self.text, self._built)
 
     @cached_property
     def _lines(self) -> Lines:
@@ -210,35 +207,46 @@ class Document:
 
     def _in_scalar(self, offset: int) -> bool:
         tape = self._built.tape
-        return any(tape[i] >= 0 and tape[i] <= offset < tape[i + 1] for i in _scalar_entries(tape))
+        return any(code <= offset < tape[index + 1] for index, code in self._places.entries() if code >= 0)
 
     def _nodes(self, loc: Loc) -> list[Node] | None:
-        nodes = self._tree.path(loc)
+        nodes = self._places.path(loc)
         return nodes if len(nodes) == len(loc) + 1 else None
 
     def _span_of(self, node: Node) -> Span:
         return self._lines.span(node.start, node.end)
 
-    def _ambiguities(self, judged: dict[int, tuple[str, str]], touching: bool) -> list[Ambiguity]:
-        found = []
-        for loc, node in self._tree.walk():
-            if node.key is not None:
-                found += self._ambiguous(loc, *node.key, judged.get(node.key[0]), is_key=True)
-            if node.children is not None or node.alias or style_of(self.text, node) != "plain":
-                continue
-            found += self._ambiguous(loc, node.value_start, node.end, judged.get(node.start), is_key=False)
-            value = self.text[node.value_start : node.end]
-            comment = ambiguity.cuts(self.text, node.end, value) if touching and value else None
-            if comment is not None:
-                place = self._lines.span(node.value_start, node.end)
-                found.append(Ambiguity("cut", f"{value} {comment}", "", loc, False, place))
-        return sorted(found, key=lambda each: each.span.start)
-
-    def _ambiguous(self, loc: Loc, start: int, end: int, verdict: _Verdict, *, is_key: bool) -> list[Ambiguity]:
+    def _ambiguous(self, index: int) -> Ambiguity | None:
+        start, end = self._places.bare(index)
+        text = self.text[start:end]
+        verdict = ("merge key", "") if text == "<<" else ambiguity.judge(text)
         if verdict is None:
+            return None
+        loc = self._places.loc_of(index)
+        key = self._places.path(loc)[-1].key
+        is_key = key is not None and key[1] == end
+        if text == "<<" and not is_key:
+            return None
+        return Ambiguity(verdict[0], text, verdict[1], loc, is_key, self._lines.span(start, end))
+
+    def _cut_short(self) -> list[tuple[int, str]]:
+        """Indices of the plain scalars that seem to be cut off by a comment, with the comment."""
+        suspects = dict(ambiguity.trailing_comments(self.text))
+        if not suspects:
             return []
-        kind, fix = verdict
-        return [Ambiguity(kind, self.text[start:end], fix, loc, is_key, self._lines.span(start, end))]
+        found = []
+        for index, code in self._places.entries():
+            comment = suspects.get(self._built.tape[index + 1]) if code >= 0 else None
+            if comment is not None:
+                start, end = self._places.bare(index)
+                if ambiguity.is_cut(self.text[start:end], comment):
+                    found.append((index, comment))
+        return found
+
+    def _cut(self, index: int, comment: str) -> Ambiguity:
+        start, end = self._places.bare(index)
+        loc = self._places.loc_of(index)
+        return Ambiguity("cut", f"{self.text[start:end]} {comment}", "", loc, False, self._lines.span(start, end))
 
     def _problem(
         self, code: str, message: str, span: Span, hint: str, severity: Severity = Severity.WARNING
@@ -277,6 +285,8 @@ def parse(content: bytes, display: str, limits: Limits = LIMITS) -> Document:
     try:
         built = _build_only_document(body, text, limits)
     except (yaml.YAMLError, Refused) as error:
+        from pv.document import syntax  # not at the top: sound files never need it
+
         problem = syntax.explain(error, text)
         place = Lines(text).span(problem.start, problem.end)
         raise _unreadable(problem.code, display, problem.message, problem.hint, place) from None
@@ -355,17 +365,3 @@ def _not_utf8(display: str, body: bytes, error: UnicodeDecodeError) -> Unreadabl
         hint = "convert the file, for instance with `iconv -f LATIN1 -t UTF-8`"
     place = Lines(readable).span(len(readable), len(readable))
     return _unreadable("PV103", display, message, hint, place)
-
-
-def _judge_plain(text: str) -> tuple[str, str] | None:
-    return ("merge key", "") if text == "<<" else ambiguity.judge(text)
-
-
-def _scalar_entries(tape: list[int]) -> list[int]:
-    entries, index = [], 0
-    while index < len(tape):
-        code = tape[index]
-        if code >= 0:
-            entries.append(index)
-        index += 3 if code == ALIAS else 2
-    return entries
