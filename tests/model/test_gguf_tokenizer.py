@@ -81,5 +81,5 @@ def test_an_odd_vocabulary_is_a_sentence(changes: dict[str, Any], words: str) ->
 
 
 def test_a_token_that_occurs_twice_is_refused() -> None:
-    with pytest.raises(TokenizerError, match="token 'a' occurs twice in x.gguf, as 0 and 1"):
+    with pytest.raises(TokenizerError, match=r"token 'a' occurs twice in x.gguf, as 0 and 1"):
         read(tokens=["a", "a", "Ġ", "ab", "Ġab", "<|end|>", "<keep>", "[PAD7]"], merges=[])

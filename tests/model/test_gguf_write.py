@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -237,11 +239,26 @@ def test_numbers_that_cannot_be_stored_name_their_tensor_and_leave_no_file(small
     values = weights["layers.1.ffn_up"].data.clone()
     values[3, 7] = float("nan")
     weights["layers.1.ffn_up"] = Weight.of("layers.1.ffn_up", values)
-    from dataclasses import replace
-
     broken = replace(small, weights=replace(small.weights, tensors=weights))
     with pytest.raises(QuantError, match=r"'layers.1.ffn_up': expected finite weights, got nan at row 3, column 7"):
         convert(broken, tmp_path / "broken.gguf", FileType.Q4_K, tokenizer=None)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_says_other_tokens_is_not_kept(
+    small: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pv.model import gguf_write
+
+    sound = gguf_write.describe
+
+    def without_the_last_merge(*arguments: Any) -> Any:
+        vocabulary = sound(*arguments)
+        return replace(vocabulary, merges=vocabulary.merges[:-1])
+
+    monkeypatch.setattr(gguf_write, "describe", without_the_last_merge)
+    with pytest.raises(TokenizerError, match="the vocabulary that was written is not the one that comes back"):
+        convert(small, tmp_path / "x.gguf", FileType.F16, tokenizer=small.tokenizer)
     assert os.listdir(tmp_path) == []
 
 

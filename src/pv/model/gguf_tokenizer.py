@@ -164,7 +164,7 @@ def _pair(merge: str, vocabulary: Mapping[str, int], where: str) -> tuple[str, s
 
 def _add_tokens(fast: FastTokenizer, vocabulary: Vocabulary, where: str) -> None:
     """Tell the library which tokens are found in the text as they stand; it keeps the ids that the vocabulary gave."""
-    for number, (text, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True)):
+    for text, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True):
         if kind in {Kind.NORMAL, Kind.UNUSED}:
             continue
         if kind not in {Kind.CONTROL, Kind.USER_DEFINED}:

@@ -143,7 +143,7 @@ def convert(
             _write_tensors(writer, model, chosen, progress)
         finally:
             writer.close()
-        _read_back(unfinished, spec, tokenizer)
+        _read_back(unfinished, spec, tokenizer, vocabulary)
         size = unfinished.stat().st_size
     kinds = list(chosen.values())
     return Converted(
@@ -251,13 +251,15 @@ _SAMPLES = (
 )
 
 
-def _read_back(path: Path, spec: ModelSpec, tokenizer: Tokenizer | None) -> None:
-    """Open what was written. Raises when the dimensions or the tokens differ from the source's."""
+def _read_back(path: Path, spec: ModelSpec, tokenizer: Tokenizer | None, vocabulary: Vocabulary | None) -> None:
+    """Open what was written. Raises when the dimensions, the vocabulary or the tokens differ from the source's."""
     written = open_gguf(path)
     if written.spec != spec:
         raise QuantError(f"expected {spec} when reading back, got {written.spec}", "this is a bug in pv")
     if tokenizer is None:
         return
+    if describe(written.tokenizer, spec.vocab, written.tokenizer.chat_template) != vocabulary:
+        raise TokenizerError("the vocabulary that was written is not the one that comes back", "this is a bug in pv")
     specials = "".join(token.content for token in tokenizer.fast.get_added_tokens_decoder().values())
     for text in (*_SAMPLES, specials):
         ours, theirs = tokenizer.encode(text), written.tokenizer.encode(text)
