@@ -7,6 +7,9 @@ anything but one token, for block types and for layouts that a kernel does not r
 Legend: S slots of the static cache, H width of a row, Hq and Hkv heads, D head dimension.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+# Triton reads the annotations of a kernel as its own types, so kernels have none for what is not a constexpr.
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -37,7 +40,7 @@ CUTS = {4: MatvecCut(4, 512, 4), 2: MatvecCut(4, 1024, 4)}
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
-def _matvec(w: Any, x: Any, y: Any, n: Any, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr) -> None:
+def _matvec(w, x, y, n, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """y[r] = sum over k of w[r, k] x[k], for ROWS rows."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
@@ -53,7 +56,7 @@ def _matvec(w: Any, x: Any, y: Any, n: Any, K: tl.constexpr, ROWS: tl.constexpr,
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rms_norm(x: Any, gain: Any, y: Any, eps: Any, H: tl.constexpr, BLOCK: tl.constexpr) -> None:
+def _rms_norm(x, gain, y, eps, H: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)
     value = tl.load(x + at, mask=at < H, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, axis=0) / H + eps)
@@ -62,7 +65,7 @@ def _rms_norm(x: Any, gain: Any, y: Any, eps: Any, H: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rope(x: Any, cos: Any, sin: Any, y: Any, HALF: tl.constexpr, BLOCK: tl.constexpr) -> None:
+def _rope(x, cos, sin, y, HALF: tl.constexpr, BLOCK: tl.constexpr):
     head = tl.program_id(0) * 2 * HALF
     at = tl.arange(0, BLOCK)
     inside = at < HALF
@@ -76,9 +79,9 @@ def _rope(x: Any, cos: Any, sin: Any, y: Any, HALF: tl.constexpr, BLOCK: tl.cons
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _append(
-    keys: Any, values: Any, to_keys: Any, to_values: Any, position: Any, D: tl.constexpr, CAPACITY: Any,
+    keys, values, to_keys, to_values, position, D: tl.constexpr, CAPACITY,
     BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     head = tl.program_id(0)
     at = tl.arange(0, BLOCK)
     inside = at < D
@@ -89,9 +92,9 @@ def _append(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _scores(
-    q: Any, k: Any, out: Any, scale: Any, S: Any, GROUP: tl.constexpr, D: tl.constexpr, SLOTS: tl.constexpr,
+    q, k, out, scale, S, GROUP: tl.constexpr, D: tl.constexpr, SLOTS: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """scores[h, s] of SLOTS slots for the GROUP query heads that share one key head."""
     head = tl.program_id(0)
     s = tl.program_id(1) * SLOTS + tl.arange(0, SLOTS)
@@ -105,7 +108,7 @@ def _scores(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _softmax(scores: Any, visible: Any, out: Any, S: Any, BLOCK: tl.constexpr) -> None:
+def _softmax(scores, visible, out, S, BLOCK: tl.constexpr):
     h = tl.program_id(0)
     s = tl.arange(0, BLOCK)
     inside = s < S
@@ -117,9 +120,9 @@ def _softmax(scores: Any, visible: Any, out: Any, S: Any, BLOCK: tl.constexpr) -
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _context(
-    weights: Any, v: Any, out: Any, S: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, SLOTS: tl.constexpr,
+    weights, v, out, S: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, SLOTS: tl.constexpr,
     WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """out[h, d] = sum over s of weights[h, s] v[s, h / GROUP, d], for WIDTH values of d."""
     h = tl.program_id(0)
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
