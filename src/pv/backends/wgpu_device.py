@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -76,7 +77,7 @@ class Guarded(NamedTuple):
 def vulkan_adapters() -> list[Any]:
     """All Vulkan adapters, best first: discrete, integrated, virtual, software. Raises BackendError without wgpu."""
     gpu = _vulkan_only()
-    with _translated("looking for adapters"):
+    with _translated("looking for adapters"), _runtime_folder():
         found = [a for a in gpu.enumerate_adapters_sync() if a.info.get("backend_type") == "Vulkan"]
     order = {"DiscreteGPU": 0, "IntegratedGPU": 1, "Unknown": 2, "CPU": 3}
     return sorted(found, key=lambda adapter: order.get(adapter.info.get("adapter_type", ""), 2))
@@ -343,6 +344,19 @@ def _vulkan_only() -> Any:
     with suppress(RuntimeError):  # somebody has made the instance already; the adapters are filtered anyway
         set_instance_extras(backends=["Vulkan"])
     return wgpu.gpu
+
+
+@contextmanager
+def _runtime_folder() -> Iterator[None]:
+    """A runtime folder for the drivers, which look for a display server and print errors on stderr without one."""
+    if os.environ.get("XDG_RUNTIME_DIR"):
+        yield
+        return
+    os.environ["XDG_RUNTIME_DIR"] = tempfile.gettempdir()
+    try:
+        yield
+    finally:
+        del os.environ["XDG_RUNTIME_DIR"]
 
 
 @contextmanager

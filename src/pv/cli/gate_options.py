@@ -32,17 +32,21 @@ class Start:
 
     def serve(self, model: Model, prompt: Sequence[int], choice: Choice, say: Callable[[str], None]) -> Session:
         """The session that serves `prompt`; the receipt is written where asked. Raises BackendError, OSError."""
+        from pv.parity.receipt import Receipt
         from pv.parity.start import GateOptions, serve, steps_from
 
         options = GateOptions(steps_from(os.environ, self.steps), self.enabled, self.remember, self.detail)
         for backend, name in self.plants:
             say(BANNER.format(name=name, backend=backend))
-        session, receipt = serve(
-            model.weights, prompt, choice, options, say=say, digest=lambda: model.digest, open_backend=self._planted()
-        )
-        if self.receipt is not None:
-            receipt.write(self.receipt)
-        return session
+        receipt = Receipt()
+        try:
+            return serve(
+                model.weights, prompt, choice, options,
+                say=say, digest=lambda: model.digest, open_backend=self._planted(), receipt=receipt,
+            )  # fmt: skip
+        finally:
+            if self.receipt is not None:
+                receipt.write(self.receipt)
 
     def _planted(self) -> Any:
         if not self.plants:
@@ -61,7 +65,7 @@ def gate_options(command: Command) -> Command:
 
 def start_of(given: Mapping[str, Any], choice: Choice, *, detail: bool) -> Start:
     """The parsed options as a `Start`. Raises UsageError for a defect that does not exist."""
-    plants = tuple(_plant(text) for text in given["plant_defect"])
+    plants = tuple(planted(text) for text in given["plant_defect"])
     return Start(
         steps=given["parity_steps"],
         enabled=not given["no_gate"],
@@ -72,7 +76,8 @@ def start_of(given: Mapping[str, Any], choice: Choice, *, detail: bool) -> Start
     )
 
 
-def _plant(text: str) -> tuple[str, str]:
+def planted(text: str) -> tuple[str, str]:
+    """`BACKEND=DEFECT` -> both names. Raises UsageError for what does not exist."""
     from pv.backends.registry import BACKENDS
     from pv.parity.defects import DEFECTS
 

@@ -42,6 +42,7 @@ class Defect:
     wgpu: planted_wgpu.Planted | None = None
     cuda: planted_torch.Planted | None = None
     options: CudaOptions = DEFAULTS  # of the CUDA session, where the defect is a switch of it
+    card_only: bool = False  # shows on a real card alone: graphs, tensor cores
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -93,6 +94,7 @@ _ALL = (
         "capture-kernel-missing",
         "a kernel is missing from the recorded CUDA graph alone: eager decoding is right",
         cuda=planted_torch.captured_kernel_missing,
+        card_only=True,
     ),
     Defect(
         "int8-activations",
@@ -177,6 +179,7 @@ _ALL = (
         "TF32 is switched on in the library",
         cuda=lambda _: CUDA_RECIPE,
         options=CudaOptions(tf32=True, graphs=False, kernels=False),
+        card_only=True,
     ),
     _of_weights("block-of-32-wrong", "32 weights of one row have the wrong sign", one_block_wrong),
     _of_weights("gate-up-swapped", "gate and up projections swapped", gate_and_up_swapped),

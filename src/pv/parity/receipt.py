@@ -75,7 +75,7 @@ class Event:
 class Receipt:
     """All events of one start, in order."""
 
-    model: str
+    model: str = ""
     served: str = ""
     events: list[Event] = field(default_factory=list)
 

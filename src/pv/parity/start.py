@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -58,8 +58,9 @@ def serve(
     say: Say,
     digest: Callable[[], str] = lambda: "",
     open_backend: Open | None = None,
-) -> tuple[Session, Receipt]:
-    """The session that serves and the receipt of how it was chosen. Raises the last BackendError when none is left.
+    receipt: Receipt | None = None,
+) -> Session:
+    """The session that serves; `receipt` is filled event by event. Raises the last BackendError when none is left.
 
     `digest`: of the model, asked for only when a GPU is judged. `open_backend` stands in for the table's openers; a
     verdict on such a session is never remembered. With `choice.no_gpu` nothing is said: no GPU is part of the story.
@@ -67,13 +68,15 @@ def serve(
     options = options or GateOptions()
     if choice.no_gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whatever asks the CUDA runtime by accident finds nothing
-        receipt = Receipt("", served="cpu")
-        return choose(weights, prompt, choice, say, open_backend=open_backend), receipt
-    teller = _Teller(say, choice, options)
+        session = choose(weights, prompt, choice, say, open_backend=open_backend)
+        if receipt is not None:
+            receipt.served = session.facts.backend
+        return session
+    teller = _Teller(say, choice, options, receipt or Receipt())
     judge = _Judge(options, teller, digest, fresh=open_backend is not None)
     session = choose(weights, prompt, choice, teller, judge if options.enabled else None, open_backend)
-    teller.receipt.model, teller.receipt.served = judge.model, session.facts.backend
-    return session, teller.receipt
+    teller.receipt.served = session.facts.backend
+    return session
 
 
 @dataclass
@@ -83,7 +86,7 @@ class _Teller:
     say: Say
     choice: Choice
     options: GateOptions
-    receipt: Receipt = field(default_factory=lambda: Receipt(""))
+    receipt: Receipt
 
     def tell(self, what: str, backend: str, words: str, verdict: Mapping[str, Any] | None = None) -> None:
         line = f"[{TAG}] {words}"
@@ -123,14 +126,14 @@ class _Judge:
     teller: _Teller
     digest: Callable[[], str]
     fresh: bool
-    model: str = ""
 
     def __call__(self, session: Session, weights: Weights, prompt: Sequence[int]) -> None:
         name, title = session.facts.backend, BACKENDS[session.facts.backend].title
         remembering = self.options.remember and not self.fresh
-        self.model = self.model or (self.digest() if remembering else "")
+        receipt = self.teller.receipt
+        receipt.model = receipt.model or self.digest()
         tokens, kind = probe(prompt), kind_of(session.facts)
-        subject = Subject(self.model, session.facts, tuple(tokens), self.options.steps, kind)
+        subject = Subject(receipt.model, session.facts, tuple(tokens), self.options.steps, kind)
         if remembering and (known := recall(subject)) is not None:
             words = f"{title} path accepted: {_figures(known['steps'])}, remembered from {known['remembered']}"
             self.teller.tell("accepted", name, words, known)
@@ -146,7 +149,7 @@ class _Judge:
         numbers = verdict_json(subject, verdict)
         if self.options.detail:
             for step in verdict.steps:
-                self.teller.say(f"[{TAG}]   step {step.step}: {_detail(step.as_json())}")
+                self.teller.say(f"[{TAG}]   {step_line(step.as_json())}")
         if not verdict.accepted:
             raise _RefusedError(name, verdict.reason, numbers)
         if remembering:
@@ -224,8 +227,8 @@ def _figures(steps: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _detail(step: Mapping[str, Any]) -> str:
-    figures = ("cosine", "rel_l2", "linf_rel", "max_abs", "kl", "scale")
-    return ", ".join(
-        f"{name} {step[name]:.9g}" if isinstance(step[name], float) else f"{name} {step[name]}" for name in figures
-    )
+def step_line(step: Mapping[str, Any]) -> str:
+    """The figures of one step, for a person."""
+    names = ("cosine", "rel_l2", "linf_rel", "max_abs", "kl", "scale")
+    shown = (f"{n} {step[n]:.9g}" if isinstance(step[n], float) else f"{n} {step[n]}" for n in names)
+    return f"step {step['step']}: {', '.join(shown)}"
