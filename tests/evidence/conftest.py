@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pv.contract.load import load
+from pv.contract.project import Project
 from pv.contract.vocabulary import Cell, DeviceClass, Level, Verdict
 from pv.evidence.digests import closure_digest
 from pv.evidence.record import (
@@ -91,3 +96,168 @@ RECORD = Record(
 def make_record():
     """The example with fields replaced: `make_record(verdict=Verdict.ERROR)`."""
     return lambda **changes: replace(RECORD, **changes)
+
+
+TOY = """\
+metadata:
+  version: "1.0.0"
+  description: a toy
+  status: ACTIVE
+  kind: registry
+  references: [none]
+equations:
+  parity:
+    formula: a = b
+falsification_tests:
+  - id: FALSIFY-TOY-001   # the first
+    rule: figures agree
+    prediction: the cosine is at least 0.99
+    if_fails: they do not
+    binds_to: parity
+    thresholds:
+      cosine: {op: ">=", value: 0.99, repeat: 1.0e-6}
+    status: UNBOUND
+    # about the second
+  - id: FALSIFY-TOY-002
+    rule: figures agree on two devices
+    prediction: they agree
+    if_fails: they do not
+    binds_to: parity
+    requires:
+      cells: [{device: cpu, subject: code}, {device: cuda, subject: tiny-teacher}]
+    precondition: [FALSIFY-TOY-001]
+    thresholds:
+      cosine: {op: ">=", value: 0.99}
+    status: UNBOUND
+  - id: FALSIFY-TOY-003
+    rule: waits
+    prediction: it will do
+    if_fails: it will not
+    blocked_on: [model-1]
+    thresholds:
+      cosine: {op: ">=", value: 0.99}
+"""
+CHECK = "from engine import ops\n\n\ndef agrees(context):\n    return ops.cosine()\n"
+ENGINE = "def cosine():\n    return 1.0\n"
+
+
+class Toy:
+    """A project in a folder, with checks, and runs that are only told."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.write("contracts/toy-v1.yaml", TOY)
+        self.write("falsifiers/toy_v1.py", CHECK)
+        self.write("src/engine/ops.py", ENGINE)
+        self.write("src/engine/__init__.py", "")
+        self.project = Project(root, falsifiers=root / "falsifiers", evidence=root / "evidence")
+        self.contract_path = root / "contracts/toy-v1.yaml"
+        self.checked = {"FALSIFY-TOY-001", "FALSIFY-TOY-002"}
+        self.clock = 0
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def of(self, contract_id: str, claim_id: str):
+        """The checks of the project, as discovery would find them."""
+        check = SimpleNamespace(
+            path=self.root / "falsifiers/toy_v1.py", attacks=("engine.ops.cosine",), data=("fixtures/*.bin",)
+        )
+        return check if claim_id in self.checked else None
+
+    @property
+    def ledger(self):
+        from pv.evidence.ledger import Ledger
+
+        return Ledger.open(self.project, self)
+
+    @property
+    def loaded(self):
+        return load(self.contract_path, self.project)
+
+    @property
+    def text(self) -> str:
+        return self.contract_path.read_text()
+
+    def claim(self, claim_id: str):
+        return self.loaded.contract.claim(claim_id)
+
+    def statuses(self) -> list[str]:
+        return [claim.status_text or "" for claim in self.loaded.contract.claims]
+
+    def record(self, claim_id="FALSIFY-TOY-001", *, value=1.0, caught=True, **changes) -> Record:
+        """The record of a run now, not in the store."""
+        ledger, contract = self.ledger, self.loaded.contract
+        claim = contract.claim(claim_id)
+        cell = changes.get("cell", Cell(DeviceClass.CPU, "code"))
+        closure = ledger.closure(contract, claim)
+        threshold = claim.thresholds["cosine"]
+        bound = ThresholdRecord(threshold.op, threshold.value, threshold.unit, "here", threshold.repeat)
+        passed = value >= threshold.value
+        verdict = Verdict.FALSIFIED if not passed else Verdict.SURVIVED if caught else Verdict.VACUOUS
+        planted = MeasurementRecord("cosine", 0.0 if caught else 1.0, "1", 1, bound, None, not caught)
+        self.clock += 1
+        return replace(
+            RECORD,
+            **{
+                "claim_id": claim_id,
+                "contract_id": contract.id,
+                "contract_path": "contracts/toy-v1.yaml",
+                "cell": cell,
+                "verdict": verdict,
+                "predicted": claim.prediction,
+                "observed": {Verdict.SURVIVED: "prediction", Verdict.FALSIFIED: "if_fails"}.get(verdict, ""),
+                "measurements": (MeasurementRecord("cosine", value, "1", 7, bound, None, passed),),
+                "controls": (
+                    ControlRecord("turned", "cosine", caught, "FALSIFIED" if caught else "SURVIVED", (planted,)),
+                ),
+                "attacks": ("engine.ops.cosine",),
+                "claim_digest": ledger.current(contract, claim).claim_digest,
+                "closure_digest": closure.digest,
+                "closure": closure.files,
+                "bound": (),
+                "entry_point": "falsifiers/toy_v1.py:agrees",
+                "oracle": None,
+                "exhausted": None,
+                "log": None,
+                "seed": None,
+                "started_at": f"2026-11-20T{self.clock // 60:02d}:{self.clock % 60:02d}:00Z",
+                "command": f"pv falsify --id {claim_id}",
+                "previous": ledger.previous(contract, claim, cell),
+                **changes,
+            },
+        )
+
+    def run(self, claim_id="FALSIFY-TOY-001", **told) -> Record:
+        """A run whose record is kept if it is worth keeping, and what it earns written."""
+        record = self.record(claim_id, **told)
+        contract = self.loaded.contract
+        if self.ledger.worth_keeping(contract, contract.claim(claim_id), record):
+            record = self.ledger.store.add(record)
+        self.settle()
+        return record
+
+    def settle(self, **options):
+        from pv.evidence.settle import settle
+
+        (plan,) = settle(self.project, [self.loaded], self, **{"write": True, "today": "2026-11-21", **options})
+        return plan
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=self.root, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    def commit(self) -> None:
+        if not (self.root / ".git").exists():
+            self.git("init", "-q")
+            self.git("config", "user.email", "a@b.c")
+            self.git("config", "user.name", "a")
+        self.git("add", "-A")
+        self.git("commit", "-qm", "x", "--allow-empty")
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return Toy(tmp_path / "toy")

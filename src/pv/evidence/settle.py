@@ -35,10 +35,11 @@ def settle(
     today: str | None = None,
     starts: Mapping[Path, Contract] | None = None,
 ) -> list[WritePlan]:
-    """One plan for each sound contract; with `write`, put on disk (a file that changed meanwhile is planned anew, once).
+    """One plan for each sound contract; with `write`, put on disk (a file that changed meanwhile is planned anew once).
 
     `adopt` overwrites status words that are not pv's. `starts` are the contracts as they stood when the run began, for
-    the version where there is no git; without it, they are as loaded. Raises NotWritten where a file cannot be replaced.
+    the version where there is no git; without it, they are as loaded. Raises NotWritten where a file could not be
+    replaced.
     """
     day = today or f"{datetime.now(UTC):%Y-%m-%d}"
     ledger = Ledger.open(project, checks)
