@@ -74,9 +74,11 @@ PROMPTS = st.lists(st.integers(0, NANO.vocab - 1), min_size=1, max_size=12)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(plan=PLANS, tokens=PROMPTS, steps=st.sets(st.integers(1, 3), max_size=2))
-def test_logits_and_tokens_are_bitwise_the_same_with_and_without(weights, origin, tmp_path, plan, tokens, steps):
-    plan = replace(plan, steps=tuple(sorted(steps)))
+@given(plan=PLANS, tokens=PROMPTS, steps=st.sets(st.integers(1, 3), max_size=2), prefill=st.booleans())
+def test_logits_and_tokens_are_bitwise_the_same_with_and_without(
+    weights, origin, tmp_path, plan, tokens, steps, prefill
+):
+    plan = replace(plan, steps=tuple(sorted(steps)), prefill=prefill or not steps)
     done = capture(open_cpu(weights), tokens, plan, tmp_path / "a", origin)
     plain = open_cpu(weights)
     logits, fed = plain.prefill(tokens), []

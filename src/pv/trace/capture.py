@@ -175,7 +175,7 @@ def capture(
     refuse_oversized_maps(plan, session.spec, len(tokens))
     with staged(output, plan, session.spec, len(tokens)) as folder:
         writer = CaptureWriter(folder, plan, session.spec, len(tokens), progress)
-        logits = session.prefill(tokens, None if plan.steps else writer.tap())
+        logits = session.prefill(tokens, writer.tap() if plan.prefill else None)
         decoded = []
         for step in range(1, max(plan.steps, default=0) + 1):
             token = int(feed[step - 1]) if len(feed) >= step else int(np.argmax(logits))

@@ -164,7 +164,7 @@ class Oracle:
         self._net.set_attn_implementation(ATTENTION if inside else "eager")
         last = max(plan.steps, default=0)
         with torch.inference_mode():
-            with self._tapped(None if plan.steps else writer.tap()):
+            with self._tapped(writer.tap() if plan.prefill else None):
                 out = self._net(input_ids=self._ids(tokens), use_cache=last > 0)
             logits, decoded = _last(out), []
             for step in range(1, last + 1):

@@ -46,12 +46,13 @@ class ExpectedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Stages in canonical order, layers, heads of attention maps (None: all), decode steps (none: the prefill)."""
+    """Stages in canonical order, layers, heads of attention maps (None: all), prefill or not, decode steps."""
 
     stages: tuple[Stage, ...]
     layers: tuple[int, ...]
     heads: tuple[int, ...] | None = None
     steps: tuple[int, ...] = ()
+    prefill: bool = True
 
     def wants(self, stage: Stage, layer: int | None) -> bool:
         """Whether this stage of this layer is to be captured."""
@@ -61,7 +62,8 @@ class Plan:
 
     def files(self, spec: ModelSpec, prompt: int) -> tuple[ExpectedFile, ...]:
         """Every file of the capture for a prompt of `prompt` tokens, in computation order."""
-        rounds = [(None, prompt, prompt)] if not self.steps else [(k, 1, prompt + k) for k in self.steps]
+        rounds: list[tuple[int | None, int, int]] = [(None, prompt, prompt)] if self.prefill else []
+        rounds += [(k, 1, prompt + k) for k in self.steps]
         return tuple(
             self._file(stage, layer, step, new, seen, spec)
             for step, new, seen in rounds
@@ -97,6 +99,8 @@ def make_plan(
 ) -> Plan:
     """The plan of a choice for a model. `layers` and `heads` None mean all; whole-model stages have no layer to choose.
 
+    With decode steps the prefill is left out: a plan is of one or of the other.
+
     The embedding is kept in `layer-0`, once. It is captured whenever it was named; through `all` only with layer 0,
     so that `all --layer 3` writes no other layer. Raises SelectionError for a layer or a head the model does not have.
     """
@@ -105,7 +109,7 @@ def make_plan(
     stages = choice.stages
     if 0 not in kept_layers:
         stages = in_order(s for s in stages if s not in FIRST_LAYER_ONLY or s in choice.named)
-    return Plan(stages, kept_layers, kept_heads, tuple(sorted(set(steps))))
+    return Plan(stages, kept_layers, kept_heads, tuple(sorted(set(steps))), prefill=not steps)
 
 
 def refuse_oversized_maps(plan: Plan, spec: ModelSpec, prompt: int) -> None:

@@ -1,0 +1,241 @@
+"""Two captures, or a model and a suspect backend -> what was observed at every stage, and who is guilty.
+
+Each stage is looked at by itself through grafts. Of a live suspect: it runs once with the reference's tensors put in
+place of its own at every stage, so each stage is computed from the reference's inputs. Of two captures: our forward
+runs in float64 with one side's tensors put in, which gives what each stage of that side should have been, given that
+side's own inputs; a side that differs there is the one that is off. The same run measures float32's own rounding.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pv.compare.bisect import Finding, Local, Observation, Verdict, bisect, local_bound
+from pv.compare.diagnose import Widths, concentration, diagnose
+from pv.compare.graph import Node, inputs
+from pv.compare.metrics import TensorMetrics, compare
+from pv.compare.thresholds import THRESHOLDS, Kind, Row
+from pv.model.stages import Stage
+from pv.trace.capture import Origin, capture
+from pv.trace.grafts import Look, run_beside, values_of
+from pv.trace.pairing import Pair, name_of
+from pv.trace.plan import Plan
+from pv.trace.reading import Capture, open_capture
+
+if TYPE_CHECKING:
+    from pv.backends.protocol import Session
+    from pv.model.spec import ModelSpec
+
+F32 = NDArray[np.float32]
+SIBLINGS: Mapping[Stage, tuple[Stage, ...]] = {  # what a stage is mistaken for, beside its own inputs
+    Stage.FFN_GATE: (Stage.FFN_UP,),
+    Stage.FFN_UP: (Stage.FFN_GATE,),
+    Stage.POST_FFN_RESIDUAL: (Stage.FFN_OUT,),
+    Stage.POST_ATTN_RESIDUAL: (Stage.ATTN_OUT,),
+}
+
+
+class Bisection(NamedTuple):
+    """A finished bisection: the answers, all that was observed, what the guilty stage looks like, what was not done."""
+
+    finding: Finding
+    observations: tuple[Observation, ...]
+    row: Row
+    diagnosis: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def at(self, node: Node) -> Observation:
+        """What was observed of a stage."""
+        return next(o for o in self.observations if o.node == node)
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """Our own forward of the reference's weights, to say what stages should have been. `exact`: it runs in float64."""
+
+    session: Session
+    exact: bool
+
+
+def bisect_live(
+    reference: Session,
+    suspect: Session,
+    tokens: Sequence[int],
+    kind: Kind,
+    *,
+    steps: int = 0,
+    shadow: Session | None = None,
+    scratch: Path | None = None,
+) -> Bisection:
+    """Bisect a suspect session against a reference session of the same model, in lockstep.
+
+    Both run the prompt and `steps` decode steps, fed the reference's likeliest tokens. `shadow`: the reference's model
+    in float64, for the envelope. `scratch`: where the reference's tensors are kept meanwhile (default: a temporary
+    folder). Raises what the sessions raise, CaptureError when the scratch disk is full.
+    """
+    spec, row = reference.spec, THRESHOLDS[kind]
+    rounds: tuple[int | None, ...] = (None, *range(1, steps + 1))
+    with tempfile.TemporaryDirectory(prefix="pv-bisect-", dir=scratch) as folder:
+        plan = Plan(tuple(Stage), tuple(range(spec.layers)), None, tuple(range(1, steps + 1)))
+        place = Path(folder) / "reference"
+        reference.reset()
+        capture(reference, tokens, plan, place, Origin("pv", "", "", "", "", {"backend": reference.facts.backend}))
+        reference.reset()
+        held = open_capture(place)
+        totals = run_beside(suspect, held, rounds, _total, replace=False)
+        locals_ = run_beside(suspect, held, rounds, _local_of_suspect(row), replace=True)
+        envelope, local_envelope, notes = _envelopes(shadow, held, rounds)
+        order = [Node(e.stage, e.layer, e.step) for e in held.manifest.files]
+        observations = tuple(
+            Observation(node, totals[node], locals_.get(node), envelope.get(node), local_envelope.get(node))
+            for node in order
+            if node in totals
+        )
+        finding = bisect(observations, row, spec.layers)
+        diagnosis: tuple[str, ...] = ()
+        if finding.verdict is Verdict.BUG:
+            found = _kept(suspect, held, rounds, finding.guilty[0])
+            expected = values_of(held, finding.guilty[0])
+            if found is not None and expected is not None:
+                diagnosis = _diagnose(spec, held, finding.guilty[0], found, expected)
+        return Bisection(finding, observations, row, diagnosis, notes)
+
+
+def bisect_captures(pair: Pair, kind: Kind, shadow: Shadow | None = None) -> Bisection:
+    """Bisect two captures. Without a shadow stages cannot be looked at by themselves: only the frontier is named.
+
+    Raises DamagedError for a damaged file, ShapeError for tensors of different shapes.
+    """
+    row = THRESHOLDS[kind]
+    order = [
+        Node(e.stage, e.layer, e.step)
+        for e in pair.reference.manifest.files
+        if name_of(e) in pair.reference_tensors and name_of(e) in pair.test_tensors
+    ]
+    totals = {node: _total_of(pair, node) for node in order}
+    layers = int(pair.reference.manifest.spec["layers"])
+    locals_: dict[Node, Local] = {}
+    envelope: dict[Node, float] = {}
+    local_envelope: dict[Node, float] = {}
+    notes: list[str] = []
+    if shadow is None:
+        notes.append("no model was at hand, so stages could not be looked at by themselves; name it with --model")
+    else:
+        rounds = tuple(dict.fromkeys(node.step for node in order))
+        look = _local_of_capture(row)
+        of_test = run_beside(shadow.session, pair.test, rounds, look, replace=True)
+        of_reference = run_beside(shadow.session, pair.reference, rounds, look, replace=True)
+        locals_ = {node: _worse(of_test[node], of_reference[node]) for node in order if node in of_test}
+        local_envelope = {node: local.rel_l2 for node, local in of_reference.items()}
+        if shadow.exact:
+            seen = run_beside(shadow.session, pair.reference, rounds, _total_of_reference, replace=False)
+            envelope = {node: metrics.rel_l2 for node, metrics in seen.items()}
+        else:
+            notes.append("the model does not fit in float64; stages were looked at in float32, without an envelope")
+    observations = tuple(
+        Observation(node, totals[node], locals_.get(node), envelope.get(node), local_envelope.get(node))
+        for node in order
+    )
+    finding = bisect(observations, row, layers)
+    diagnosis: tuple[str, ...] = ()
+    if finding.verdict is Verdict.BUG and shadow is not None:
+        diagnosis = _diagnose_captures(shadow.session, pair, finding.guilty[0], locals_[finding.guilty[0]].side)
+    return Bisection(finding, observations, row, diagnosis, tuple(notes))
+
+
+def _total(_node: Node, computed: F32, captured: F32) -> TensorMetrics:
+    return compare(computed, captured)
+
+
+def _total_of_reference(_node: Node, computed: F32, captured: F32) -> TensorMetrics:
+    """The captured reference against the float64 shadow that was just computed."""
+    return compare(captured, computed)
+
+
+def _local_of_suspect(row: Row) -> Look[Local]:
+    """The suspect's stage, computed from the reference's inputs, against the reference's."""
+    return lambda node, computed, captured: _local(node, computed, captured, row)
+
+
+def _local_of_capture(row: Row) -> Look[Local]:
+    """A captured stage against what the shadow makes of the capture's own inputs."""
+    return lambda node, computed, captured: _local(node, captured, computed, row)
+
+
+def _local(node: Node, found: F32, expected: F32, row: Row) -> Local:
+    metrics = compare(found, expected)
+    off = metrics.broken or metrics.rel_l2 > local_bound(row, node.stage)
+    return Local(metrics, concentration(found, expected) if off else 0.0)
+
+
+def _worse(test: Local, reference: Local) -> Local:
+    """The side whose stage is further from what its inputs make."""
+    if reference.rel_l2 > test.rel_l2:
+        return Local(reference.metrics, reference.concentration, "reference")
+    return test
+
+
+def _envelopes(
+    shadow: Session | None, held: Capture, rounds: Sequence[int | None]
+) -> tuple[dict[Node, float], dict[Node, float], tuple[str, ...]]:
+    """Float32's own rounding, in the whole forward and in each stage by itself."""
+    if shadow is None:
+        return {}, {}, ("the float64 envelope was not measured",)
+    whole = run_beside(shadow, held, rounds, _total_of_reference, replace=False)
+    single = run_beside(shadow, held, rounds, _total_of_reference, replace=True)
+    return {n: m.rel_l2 for n, m in whole.items()}, {n: m.rel_l2 for n, m in single.items()}, ()
+
+
+def _total_of(pair: Pair, node: Node) -> TensorMetrics:
+    reference, test = values_of(pair.reference, node), values_of(pair.test, node)
+    if reference is None or test is None:
+        raise AssertionError(f"{node} was listed on both sides")
+    return compare(test, reference)
+
+
+def _kept(session: Session, held: Capture, rounds: Sequence[int | None], wanted: Node) -> F32 | None:
+    """One more grafted run that keeps what the session computed for one stage."""
+
+    def look(node: Node, computed: F32, _captured: F32) -> F32 | None:
+        return computed.copy() if node == wanted else None
+
+    return run_beside(session, held, rounds, look, replace=True).get(wanted)
+
+
+def _diagnose_captures(session: Session, pair: Pair, node: Node, side: str) -> tuple[str, ...]:
+    held = pair.test if side == "test" else pair.reference
+    found = values_of(held, node)
+    rounds = tuple(dict.fromkeys(e.step for e in held.manifest.files))
+    expected = _kept(session, held, rounds, node)
+    if found is None or expected is None:
+        return ()
+    return _diagnose(session.spec, held, node, found, expected)
+
+
+def _diagnose(spec: ModelSpec, held: Capture, node: Node, found: F32, expected: F32) -> tuple[str, ...]:
+    stage, layer, step = node
+    others = [other.stage for other in inputs(node, spec.layers) if other.layer == layer and other.step == step]
+    siblings = {
+        str(other): values
+        for other in (*others, *SIBLINGS.get(stage, ()))
+        if (values := values_of(held, Node(other, layer, step))) is not None
+    }
+    return diagnose(found, expected, heads=_widths(spec, stage), siblings=siblings)
+
+
+def _widths(spec: ModelSpec, stage: Stage) -> Widths | None:
+    heads = {
+        Stage.QKV_MATMUL: spec.heads + 2 * spec.kv_heads,
+        Stage.QKV_BIAS: spec.heads + 2 * spec.kv_heads,
+        Stage.Q_POST_ROPE: spec.heads,
+        Stage.K_POST_ROPE: spec.kv_heads,
+        Stage.ATTENTION: spec.heads,
+    }.get(stage)
+    return None if heads is None else Widths(heads, spec.head_dim)
