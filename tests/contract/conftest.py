@@ -1,0 +1,74 @@
+"""A sound contract to vary, the corpus of real ones, and a project to load them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pv.contract.load import Loaded, load_bytes
+from pv.contract.project import Profile, Project
+
+SOUND = """\
+metadata:
+  version: 1.2.0
+  description: a sound contract
+  kind: schema
+  status: ACTIVE
+  created: "2026-11-20"
+  references: ["a paper"]
+equations:
+  parity:
+    formula: a = b
+    domain: numbers
+proof_obligations:
+  - id: PO-1
+    type: invariant
+    property: a is b
+    formal: a = b
+    tolerance: 1.0e-6
+falsification_tests:
+  - id: FALSIFY-SOUND-001
+    rule: a is b
+    prediction: a minus b is 0
+    if_fails: a is not b
+    test: pytest tests/test_ab.py
+    binds_to: [parity, PO-1]
+    thresholds:
+      gap: {op: "<=", value: 0.5, unit: "1", source: equations.parity}
+    status: UNBOUND
+kani_harnesses:
+  - id: KH-SOUND-001
+    obligation: PO-1
+    property: a is b
+    bound: 8
+    strategy: exhaustive
+    status: UNBOUND
+"""
+
+
+@pytest.fixture
+def sound() -> str:
+    """The text of a contract with nothing to complain about."""
+    return SOUND
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., Loaded]:
+    """`read(text, profile="compat")`: the text as a loaded contract called `sample-v1`."""
+
+    def loaded(text: str, profile: str = "compat") -> Loaded:
+        project = Project(root=tmp_path, profile=Profile(profile))
+        return load_bytes(text.encode(), tmp_path / "sample-v1.yaml", project, display="sample-v1.yaml")
+
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The folder of real contracts beside the repository."""
+    folder = Path(__file__).parents[2].parent / "shared" / "corpus"
+    if not folder.is_dir():
+        pytest.skip(f"the corpus of real contracts is not at {folder}")
+    return folder
