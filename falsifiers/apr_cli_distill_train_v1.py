@@ -181,6 +181,7 @@ def softening_keeps_the_argmax(context: Any) -> list[Measurement]:
 
 @harness(
     "KH-APR-DISTILL-TRAIN-001",
+    level="live",
     bound=8,
     controls=[Control("softened by minus T", plant=teacher_upside_down, breaks="broken_orders")],
     attacks=["pv.distill.loss.distillation_loss"],
@@ -322,6 +323,7 @@ def smoothed_labels(context: Any) -> Iterator[None]:
 
 @harness(
     "KH-APR-DISTILL-TRAIN-002",
+    level="live",
     bound=4,
     controls=[Control("smoothed labels", plant=smoothed_labels, breaks="broken_assignments")],
     attacks=["pv.distill.loss.distillation_loss"],
@@ -490,7 +492,7 @@ def train_uses_its_own_cache_only(context: Any) -> list[Measurement]:
     shutil.copytree(cache, context.scratch / "foreign/out/teacher_logits")
     foreign = run_distill(strangers, "train")
     return [
-        measure("trained_without_teacher", trained.code == 0 and not trained.crashed),
+        measure("trained_without_teacher", trained.code == 0 and not trained.crashed, unit="bool"),
         measure("teacher_opened", len([path for path in opened if path.name == "teacher"]), unit="times"),
         measure("missing_cache_refused", refused(missing, "precompute"), unit="bool"),
         measure("foreign_cache_refused", refused(foreign, "part: expected"), unit="bool"),
