@@ -10,9 +10,6 @@ Legend: S slots of the static cache, H width of a row, Hq and Hkv heads, D head 
 # mypy: disable-error-code="no-untyped-def"
 # Triton reads the annotations of a kernel as its own types, so kernels have none for what is not a constexpr.
 
-# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
-# Triton reads the annotations of a kernel as its own types, so a kernel carries none but `tl.constexpr`.
-
 from __future__ import annotations
 
 from dataclasses import replace
