@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
@@ -64,6 +63,7 @@ class ListOf(Words):
 @click.option("--subject", multiple=True, metavar="NAME", help="Only cells on these subjects.")
 @click.option("--dry-run", is_flag=True, help="Run, but write nothing; print what would be written.")
 @click.option("--check", is_flag=True, help="Run, but write nothing; exit 1 if what is written does not hold.")
+@click.option("--adopt", is_flag=True, help="Overwrite status words that are not pv's.")
 @click.option("--allow-blocked", is_flag=True, help="Exit 0 although something could not be run here.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For checks that draw numbers.")
@@ -83,6 +83,7 @@ def falsify(
     subject: tuple[str, ...],
     dry_run: bool,
     check: bool,
+    adopt: bool,
     allow_blocked: bool,
     jobs: int,
     seed: int,
@@ -133,22 +134,19 @@ def falsify(
     write = not (check or dry_run)
     project = project_here()
     prepared = _prepared(project, asked)
-    outcome = run_prepared(project, prepared, Options(jobs, seed, write, drift_only=check))
+    options = Options(jobs, seed, write, drift_only=check, adopt=adopt, resumes=prepared.resumes)
+    outcome = run_prepared(project, prepared, options)
     code = exit_code(outcome, allow_blocked=allow_blocked, check=check, unsound=len(prepared.unsound))
     _print(outcome, output_format, write=write, code=code)
     return code
 
 
 def run_prepared(project: Project, prepared: Prepared, options: Options) -> Outcome:
-    """Run with progress on stderr; a termination signal ends it as Ctrl-C does, with its evidence kept."""
+    """Run with progress on stderr."""
     from pv.falsify.session import falsify as run
 
     with Talk(len(prepared.plan.tasks)) as talk:
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            return run(project, prepared.loaded, prepared.checks, prepared.plan, prepared.devices, talk, options)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        return run(project, prepared.loaded, prepared.checks, prepared.plan, prepared.devices, talk, options)
 
 
 def exit_code(outcome: Outcome, *, allow_blocked: bool = False, check: bool = False, unsound: int = 0) -> ExitCode:
@@ -224,10 +222,6 @@ def _print(outcome: Outcome, output_format: str, *, write: bool, code: int) -> N
         click.echo(
             f"interrupted: what was finished counts; go on with `pv falsify --resume {outcome.run_id[:8]}`", err=True
         )
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 class Talk:

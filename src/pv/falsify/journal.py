@@ -46,9 +46,9 @@ class PastRun:
 
 
 class Journal:
-    """The journal of a run that goes on. Each line is on disk before the next check starts."""
+    """The journal of a run that goes on, on disk line by line. A run that `resumes` another one takes it over."""
 
-    def __init__(self, cache: Path, run_id: str, tasks: Sequence[Task]) -> None:
+    def __init__(self, cache: Path, run_id: str, tasks: Sequence[Task], resumes: str = "") -> None:
         folder = cache / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         for old in _journals(cache)[: 1 - KEPT]:
@@ -56,6 +56,8 @@ class Journal:
         number = 1 + max((int(path.name.partition("-")[0]) for path in _journals(cache)), default=0)
         self.path = folder / f"{number:08d}-{run_id}.jsonl"
         self._write({"run": run_id, "wanted": [[task.key, _written(task.cell)] for task in tasks]})
+        for old in folder.glob(f"*-{resumes}.jsonl") if resumes else ():
+            _append(old, {"ended": True, "resumed_by": run_id})
 
     def add(self, attempt: Attempt, *, claim: str, closure: str) -> None:
         """One attempt is finished."""
@@ -75,10 +77,7 @@ class Journal:
         self._write({"ended": True})
 
     def _write(self, line: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(line) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
+        _append(self.path, line)
 
 
 def last_verdicts(cache: Path) -> dict[Key, Verdict]:
@@ -106,6 +105,13 @@ def unfinished(cache: Path, run_id: str = "") -> PastRun:
     if not open_:
         raise JournalError("no run was left unfinished; `pv falsify --all` starts a new one")
     return open_[-1]
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as journal:
+        journal.write(json.dumps(line) + "\n")
+        journal.flush()
+        os.fsync(journal.fileno())
 
 
 def _written(cell: Cell) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
+from pv.contract.claims import Contract
 from pv.contract.vocabulary import Status, Verdict
 from pv.diagnostics.words import one_line, safe, xml_safe
 from pv.falsify.attempt import Attempt
@@ -34,9 +35,9 @@ def as_text(outcome: Outcome, *, write: bool) -> str:
 
 def summary(outcome: Outcome, *, write: bool) -> str:
     """`11 claims of 12 in 2 contracts checked, 14 cells run (13 survived, 1 falsified); earned: 3 statuses moved`."""
-    keys = {task.key for task in outcome.plan.tasks} | {
-        (row.contract.id, row.claim.id) for row in outcome.plan.unchecked
-    }
+    plan = outcome.plan
+    keys = {task.key for task in plan.tasks} | {(row.contract.id, row.claim.id) for row in plan.unchecked}
+    keys |= {(left.contract.id, left.claim.id) for left in plan.left_out}
     ran = [result for result in outcome.results if result.attempt.answer is not None]
     verdicts = Counter(result.attempt.verdict for result in ran)
     told = ", ".join(f"{count} {verdict.value.lower()}" for verdict, count in sorted(verdicts.items(), key=_badness))
@@ -99,6 +100,7 @@ def as_data(outcome: Outcome, *, write: bool, exit_code: int) -> dict[str, Any]:
             }
             for plan in outcome.settled
         ],
+        "not_written": outcome.not_written,
         "summary": summary(outcome, write=write),
     }
 
@@ -142,11 +144,19 @@ def _table(outcome: Outcome) -> Iterator[str]:
     for number, row in enumerate(table):
         contract = outcome.results[number - 1].attempt.task.contract if number else None
         if contract is not None and contract is not before:
-            yield f"{contract.id} {contract.metadata.version}"
+            yield f"{contract.id} {_versions(outcome, contract)}"
             before = contract
         padded = [f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)]
         yield f"  {'  '.join([*padded, row[4]])}".rstrip()
     yield ""
+
+
+def _versions(outcome: Outcome, contract: Contract) -> str:
+    """`1.3.0`, or `1.3.0 -> 1.4.0` where the run moved it."""
+    for plan in outcome.settled:
+        if plan.path == contract.path and plan.version_after != plan.version_before:
+            return f"{plan.version_before} -> {plan.version_after}"
+    return contract.metadata.version
 
 
 def _details(outcome: Outcome) -> Iterator[str]:
@@ -215,6 +225,8 @@ def _patches(outcome: Outcome, write: bool) -> Iterator[str]:
                 yield "  by hand:"
                 yield from (f"    {line}" for line in refusal.patch.splitlines())
         yield from (f"note: {plan.display}: {note}" for note in plan.notes)
+    if outcome.not_written:
+        yield f"not written: {outcome.not_written}"
 
 
 def _status_change(outcome: Outcome, result: Result) -> str:

@@ -58,6 +58,7 @@ class Prepared:
     refused: tuple[Diagnostic, ...] = ()
     warned: tuple[Diagnostic, ...] = ()
     unsound: tuple[Loaded, ...] = ()
+    resumes: str = ""  # id of the run that this one takes up
 
 
 def prepare(project: Project, asked: Asked) -> Prepared:
@@ -85,7 +86,8 @@ def prepare(project: Project, asked: Asked) -> Prepared:
     if past is not None:
         made = _rest_of(past, made, ledger)
     ledger.sources.save()
-    return Prepared(tuple(loaded), checks, made, devices, refused, warned, unsound)
+    resumes = past.run_id if past else ""
+    return Prepared(tuple(loaded), checks, made, devices, refused, warned, unsound, resumes)
 
 
 def choose(rows: Sequence[Row], asked: Asked, past: PastRun | None = None) -> list[Row]:

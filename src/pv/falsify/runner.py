@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,21 +60,38 @@ def run(
 ) -> Finished:
     """Make every attempt. `found` are all checks of the project; `listener.finished` is called in this very thread.
 
-    After Ctrl-C the workers are killed and what was finished is returned: their evidence counts.
+    After Ctrl-C or a termination signal the workers are killed and what was finished is returned: its evidence counts.
     """
     ground = Ground(project.root, project.subjects, _stated(found), seed)
     crew = _Crew(tasks, ground, devices, standing, listener, max(1, jobs))
     attempts: dict[Task, Attempt] = {}
-    interrupted = False
+    with _interrupts(crew.interrupt):
+        try:
+            for one in crew.work():
+                attempts[one.task] = one
+                listener.finished(one)
+        finally:
+            crew.stop()
+    return Finished(tuple(attempts[task] for task in tasks if task in attempts), crew.interrupted)
+
+
+@contextmanager
+def _interrupts(note: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C or termination signal is only noted: no record is left half made. A second one raises."""
+
+    def handle(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        note()
+
+    if threading.current_thread() is not threading.main_thread():  # signals go to the main thread alone
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for one in crew.work():
-            attempts[one.task] = one
-            listener.finished(one)
-    except KeyboardInterrupt:
-        interrupted = True
+        yield
     finally:
-        crew.stop()
-    return Finished(tuple(attempts[task] for task in tasks if task in attempts), interrupted)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stated(found: Sequence[FoundCheck]) -> Mapping[Path, tuple[tuple[str, Stated], ...]]:
@@ -183,12 +201,17 @@ class _Crew:
         self.ground, self.devices, self.listener = ground, devices, listener
         self.jobs = min(jobs, max(1, len(tasks)))
         self.threads_each = max(1, (os.cpu_count() or 1) // self.jobs)
-        self.results: queue.Queue[Attempt | BaseException | None] = queue.Queue()
+        self.interrupted = False
+        # A SimpleQueue: a signal handler may put into it while the very same thread waits for it.
+        self.results: queue.SimpleQueue[Attempt | BaseException | None] = queue.SimpleQueue()
         self.workers: set[Worker] = set()
         self.threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(self.jobs)]
 
     def work(self) -> Iterator[Attempt]:
-        """Every attempt as it is finished. Raises what went wrong in the machinery itself."""
+        """Every attempt as it is finished, also those finished before an interrupt was heard.
+
+        Raises what went wrong in the machinery itself.
+        """
         for thread in self.threads:
             thread.start()
         alive = len(self.threads)
@@ -196,10 +219,17 @@ class _Crew:
             result = self.results.get()
             if result is None:
                 alive -= 1
+            elif isinstance(result, KeyboardInterrupt):
+                self.interrupted = True
+                self.stop()
             elif isinstance(result, BaseException):
                 raise result
             else:
                 yield result
+
+    def interrupt(self) -> None:
+        """Heard by `work` in its turn."""
+        self.results.put(KeyboardInterrupt())
 
     def stop(self) -> None:
         """Kill what runs and wait for the threads."""

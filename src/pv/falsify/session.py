@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pv.contract.load import Loaded, load
 from pv.contract.project import Project
 from pv.contract.vocabulary import Cell, Status, Verdict
+from pv.document.files import NotWritten
 from pv.evidence.closure import Closure
 from pv.evidence.ledger import Ledger
 from pv.evidence.record import Record
@@ -38,12 +39,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to run. `write` False keeps everything in memory; `drift_only` then counts only what contradicts the tree."""
+    """How to run. `write` False keeps everything in memory; `drift_only` then counts only what contradicts the tree.
+
+    `adopt` lets statuses overwrite words that are not pv's. `resumes` is the id of the interrupted run taken up.
+    """
 
     jobs: int = 1
     seed: int = 0
     write: bool = True
     drift_only: bool = False
+    adopt: bool = False
+    resumes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to. `before` and `after` are statuses as written and as earned; `settled` what was (or would be)
-    written into contracts."""
+    """What a run came to. `before` and `after` are statuses as written and as earned.
+
+    `settled` is what was (or would be) written into contracts, and what could not be; `not_written` says why a file
+    could not be replaced at all.
+    """
 
     run_id: str
     plan: Plan
@@ -67,6 +76,7 @@ class Outcome:
     after: dict[Key, Status]
     settled: tuple[WritePlan, ...]
     interrupted: bool = False
+    not_written: str = ""
 
     @property
     def changes(self) -> bool:
@@ -76,7 +86,7 @@ class Outcome:
     @property
     def refused(self) -> bool:
         """Whether a status could not be written into its contract; its record is kept all the same."""
-        return any(plan.refused for plan in self.settled)
+        return bool(self.not_written) or any(plan.refused for plan in self.settled)
 
     @property
     def findings(self) -> tuple[Result, ...]:
@@ -133,7 +143,7 @@ def falsify(
         keeper.journal.end()
     concerned = _reloaded(loaded, plan.tasks, project)
     with _evidence(project, keeper, write=options.write) as where:
-        plans = settle(where, concerned, checks, write=options.write)
+        plans, not_written = _settle(where, concerned, checks, plan, options)
         after = _earned(where, concerned, checks)
     ledger.sources.save()
     order = {task: index for index, task in enumerate(plan.tasks)}
@@ -145,6 +155,7 @@ def falsify(
         after,
         tuple(plan for plan in plans if plan.changes or plan.refused),
         finished.interrupted,
+        not_written,
     )
 
 
@@ -171,7 +182,7 @@ class _Keeper:
                 assert closure is not None, "a task has a check"
                 self.closures[task.key] = closure
         if self.options.write:
-            self.journal = Journal(self.project.cache, self.facts.run_id, self.plan.tasks)
+            self.journal = Journal(self.project.cache, self.facts.run_id, self.plan.tasks, self.options.resumes)
 
     def started(self, task: Task) -> None:
         self.listener.started(task)
@@ -264,6 +275,17 @@ def _evidence(project: Project, keeper: _Keeper, *, write: bool) -> Iterator[Pro
         for record, log in keeper.kept:
             store.add(record, log or None)
         yield replace(project, evidence=evidence)
+
+
+def _settle(
+    project: Project, loaded: Sequence[Loaded], checks: Checks, plan: Plan, options: Options
+) -> tuple[list[WritePlan], str]:
+    """The plans of all contracts of the run, written if asked; and why a file could not be replaced, or ""."""
+    starts = {task.contract.path: task.contract for task in plan.tasks}
+    try:
+        return settle(project, loaded, checks, write=options.write, adopt=options.adopt, starts=starts), ""
+    except NotWritten as why:
+        return [], f"{why}; the records are kept, `pv settle` writes what they earned"
 
 
 def _earned(project: Project, loaded: Sequence[Loaded], checks: Checks) -> dict[Key, Status]:
