@@ -55,7 +55,7 @@ _TOUCHING = re.compile(r"#[\w\[({<\"'`@$&*!?/\\]")
 _PAIRS = (("(", ")"), ("[", "]"), ("{", "}"))
 _QUOTES = ("`", '"')
 _CLOSINGS = (*(closing for _, closing in _PAIRS), *_QUOTES)
-_TRAILING = re.compile(r"(?<=[^\s#])(?P<gap>[ \t]+)(?P<comment>#[^\r\n]*)")
+_FROM_HASH = re.compile(r"#[^\r\n]*")  # begins with a character that the engine can search for
 
 
 def judge(text: str) -> tuple[str, str] | None:
@@ -93,10 +93,15 @@ def _exponent(match: re.Match[str]) -> tuple[str, str] | None:
 
 def trailing_comments(text: str) -> Iterator[tuple[int, str]]:
     """The comments behind something on their line that may be the rest of it: where that ends, and the comment."""
-    for match in _TRAILING.finditer(text):
-        comment = match["comment"]
+    for match in _FROM_HASH.finditer(text):
+        end = match.start()
+        while end and text[end - 1] in " \t":
+            end -= 1
+        if end in (0, match.start()) or text[end - 1] in "\r\n":
+            continue  # at the beginning of its line, or inside a word
+        comment = match.group()
         if _TOUCHING.match(comment) or any(closing in comment for closing in _CLOSINGS):
-            yield match.start("gap"), comment
+            yield end, comment
 
 
 def is_cut(value: str, comment: str) -> bool:

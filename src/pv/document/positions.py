@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from pv.diagnostics.model import Span
@@ -59,7 +60,10 @@ class Lines:
     """Offsets -> lines and columns. A line ends at LF, CRLF or CR, as YAML 1.2 has it."""
 
     def __init__(self, text: str) -> None:
-        self.starts = [0, *(match.end() for match in _LINE_BREAK.finditer(text))]
+        if "\r" in text:
+            self.starts = [0, *(match.end() for match in _LINE_BREAK.finditer(text))]
+        else:
+            self.starts = [0, *accumulate(len(line) + 1 for line in text.split("\n"))][:-1]
 
     def span(self, start: int, end: int) -> Span:
         """The span of `text[start:end]`."""
@@ -73,6 +77,9 @@ class _Child(NamedTuple):
     merged: bool
 
 
+_ROOT: Final = _Child(_NOWHERE, 0, False)
+
+
 class Places:
     """The places of a document, by location. A collection is looked at once, when it is first entered."""
 
@@ -84,13 +91,13 @@ class Places:
 
     def path(self, loc: Loc) -> list[Node]:
         """The nodes from the root along the longest existing prefix of `loc`."""
-        nodes = [self._node(_Child(_NOWHERE, 0, False))]
-        for part in loc:
-            child = self.children(nodes[-1].at).get(part)
-            if child is None:
-                break
-            nodes.append(self._node(child))
-        return nodes
+        return [self._node(child) for child in self._steps(loc)]
+
+    def extent(self, loc: Loc, *, key: bool) -> tuple[int, int]:
+        """Start and end of the value at `loc`, or of its key; of the nearest ancestor's key where it is absent."""
+        steps = self._steps(loc)
+        last = steps[-1]
+        return self._extent(last.key if last.key != _NOWHERE and (key or len(steps) <= len(loc)) else last.value)
 
     def children(self, index: int) -> dict[str | int, _Child]:
         """What the collection at `index` of the tape holds, by key or position; empty for a scalar."""
@@ -101,7 +108,7 @@ class Places:
 
     def walk(self) -> Iterator[tuple[Loc, Node]]:
         """Every node with its location, in document order; what an alias or a merge key shares comes once."""
-        stack: list[tuple[Loc, Node]] = [((), self._node(_Child(_NOWHERE, 0, False)))]
+        stack: list[tuple[Loc, Node]] = [((), self._node(_ROOT))]
         while stack:
             loc, node = stack.pop()
             yield loc, node
@@ -151,6 +158,15 @@ class Places:
         """Start and end of the scalar at `index`, without its anchor and tag."""
         start, end = self._extent(index)
         return (self._after_properties(start, end) if start in self._built.properties else start), end
+
+    def _steps(self, loc: Loc) -> list[_Child]:
+        steps = [_ROOT]
+        for part in loc:
+            child = self.children(self._target(steps[-1].value)).get(part)
+            if child is None:
+                break
+            steps.append(child)
+        return steps
 
     def _look_into(self, index: int) -> dict[str | int, _Child]:
         code = self._tape[index]
@@ -224,7 +240,9 @@ class Places:
         else:
             start, end = self._tape[index + 1], self._tape[self._tape[index + 2] + 1]
         # The parser's ranges run on over blank lines after a block scalar, and over the blank after a bare anchor.
-        return start, start + len(self._text[start:end].rstrip())
+        while end > start and self._text[end - 1] in " \t\r\n":
+            end -= 1
+        return start, end
 
     def _node(self, child: _Child) -> Node:
         start, end = self._extent(child.value)

@@ -39,7 +39,7 @@ _BOM = b"\xef\xbb\xbf"
 _FIRST_BREAK = re.compile(r"\r\n|\r|\n")
 # libyaml compares each %TAG directive with all before it; a file of them would take hours.
 _MOST_DIRECTIVES = 32
-_OLD_BREAKS = re.compile("[\x85\u2028\u2029]")
+_OLD_BREAKS = "\x85\u2028\u2029"
 _VERSION_DIRECTIVE = re.compile(r"%YAML[ \t]+(?P<version>\S+)")
 
 
@@ -99,11 +99,7 @@ class Document:
         An ancestor is shown by its key where it has one, since its value may run over many lines. None only when the
         document itself is absent from the text (never, for a document that was read).
         """
-        nodes = self._places.path(loc)
-        node = nodes[-1]
-        if node.key is not None and (key or len(nodes) <= len(loc)):
-            return self._lines.span(*node.key)
-        return self._lines.span(node.start, node.end)
+        return self._lines.span(*self._places.extent(loc, key=key))
 
     def scalar(self, loc: Loc) -> ScalarInfo | None:
         """How the scalar at `loc` is written, or None where there is no scalar."""
@@ -171,8 +167,8 @@ class Document:
             )
             for bad in self._suppressions[1]
         ]
-        if not self.text.isascii():
-            found += [self._old_break(match) for match in _OLD_BREAKS.finditer(self.text)]
+        if any(character in self.text for character in _OLD_BREAKS):
+            found += [self._old_break(match) for match in re.finditer(f"[{_OLD_BREAKS}]", self.text)]
         directive = _VERSION_DIRECTIVE.match(self.text)
         if directive and directive["version"] != "1.2":
             place = self._lines.span(directive.start(), directive.end())
@@ -324,8 +320,13 @@ def _read_bytes(path: Path, shown: str, limits: Limits) -> bytes:
             raise _unreadable("PV101", shown, message, "name a regular file")
         if facts.st_size > limits.size:
             raise _too_large(shown, facts.st_size, limits)
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(limits.size + 1)  # it may grow while we read; parse() refuses the excess
+        content = b""
+        while len(content) <= limits.size:  # it may grow while we read; parse() refuses the excess
+            chunk = os.read(descriptor, facts.st_size + 1)
+            if not chunk:
+                break
+            content += chunk
+        return content
     except OSError as error:
         raise _unreadable("PV101", shown, f"cannot be read: {error.strerror or error}", "") from None
     finally:
