@@ -37,3 +37,17 @@ def make_view():
         return RecordView(**{**base, **fields})
 
     return make
+
+
+@pytest.fixture
+def load_text(tmp_path):
+    """A contract file from text or bytes, loaded; the name of the file is `toy-v1.yaml`."""
+    from pv.contract.load import load
+    from pv.contract.project import Project
+
+    def loaded(content):
+        path = tmp_path / "toy-v1.yaml"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return load(path, Project(tmp_path))
+
+    return loaded

@@ -62,6 +62,7 @@ class Draft:
 
     def replace(self, loc: Loc, value: str) -> None:
         """Give the scalar at `loc` another text, in its own quotes. Raises Unsafe."""
+        self._check_alone(loc)
         span, style = self._scalar(loc)
         self._edit(span, quoted(value, style))
         self._put(loc, value)
@@ -94,6 +95,7 @@ class Draft:
 
         A single text becomes a list when more than one is wanted. Raises Unsafe.
         """
+        self._check_alone(loc)
         current = self.document.get(loc)
         if isinstance(current, list):
             self._set_sequence(loc, current, list(items))
@@ -270,7 +272,15 @@ class Draft:
             return ""
         return self.document.text[scalar.span.start : scalar.span.end]
 
+    def _check_alone(self, loc: Loc) -> None:
+        """Nothing on the way to `loc` may be used again elsewhere: an edit would change that place too."""
+        for length in range(1, len(loc) + 1):
+            around = self.document.collection(loc[:length])
+            if around is not None and around.anchor and f"*{around.anchor}" in self.document.text:
+                raise Unsafe(f"it is used again elsewhere, as *{around.anchor}", around.span.line)
+
     def _check_insertable(self, loc: Loc) -> None:
+        self._check_alone(loc)
         mapping = self.document.collection(loc)
         if mapping is None or mapping.kind != "mapping":
             raise Unsafe("expected a mapping here", self._line(loc))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pv.contract.meaning import Numbers, least_version
 from pv.contract.vocabulary import Bump
 
-_VERSION = re.compile(r"(?P<v>v?)(?P<numbers>\d{1,9}(?:\.\d{1,9}){0,2})(?:[-+][0-9A-Za-z.+-]+)?")
+_VERSION = re.compile(r"(?P<v>v?)(?P<numbers>\d{1,9}(?:\.\d{1,9}(?:\.\d{1,9}(?:[-+][0-9A-Za-z.+-]+)?)?)?)")
 
 
 class VersionError(ValueError):
@@ -39,5 +39,5 @@ def _parse(text: str) -> _Parsed:
     match = _VERSION.fullmatch(text.strip())
     if match is None:
         raise VersionError(f"expected a version like 1.2.0, found {text!r}")
-    numbers = [int(part) for part in match["numbers"].split(".")]
+    numbers = [int(part) for part in re.split(r"[-+]", match["numbers"])[0].split(".")]
     return _Parsed(match["v"], Numbers(*numbers, *[0] * (3 - len(numbers))), len(numbers))
