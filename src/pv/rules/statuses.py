@@ -96,7 +96,7 @@ def unchecked(view: View) -> Iterator[Finding]:
     for judged in _judged(view):
         if judged.facts.has_check is False and not judged.entry.get("blocked_on"):
             yield Finding(
-                judged.loc,
+                (*judged.loc, "id"),
                 f"{judged.claim_id} has neither a check nor a blocker",
                 expected=f"a check registered below {view.project.falsifiers.name}/, or `blocked_on:`",
                 found="neither",
