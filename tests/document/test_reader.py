@@ -212,6 +212,20 @@ def test_what_is_reached_through_an_alias_or_a_merge_says_so() -> None:
     assert document.scalar(("c", "x", "y")).alias == "<<"
 
 
+def test_a_block_collection_ends_with_its_last_value() -> None:
+    text = "a:\n  b:\n  - x: |\n      y\n\n  # about c\n  c: [1,\n    2]  # two\n\n# the end\nd:\n"
+    document = parse(text.encode(), "x")
+    ends = {loc: document.span(loc) for loc in [("a", "b"), ("a", "b", 0), ("a",), ("a", "c"), ("d",)]}
+    shown = {loc: text[: span.end].split("\n")[-1] for loc, span in ends.items() if span is not None}
+    assert shown == {
+        ("a", "b"): "      y",
+        ("a", "b", 0): "      y",
+        ("a",): "    2]",
+        ("a", "c"): "    2]",
+        ("d",): "d:",
+    }
+
+
 def test_a_collection_tells_whether_it_is_in_brackets() -> None:
     document = parse(b"a: {b: [c: 1]}\nd:\n- e: 1\n", "x")
     flows = {loc: document.collection(loc).flow for loc in [("a",), ("a", "b"), ("a", "b", 0), ("d",), ("d", 0), ()]}

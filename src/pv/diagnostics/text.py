@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple, TextIO
 
 from pv.diagnostics.model import Diagnostic, Severity, Span
@@ -23,13 +25,6 @@ _PAINT: Final[dict[Severity, str]] = {
     Severity.INFO: "\x1b[1;34m",
     Severity.OFF: "",
 }
-
-
-class Piece(NamedTuple):
-    """One character of a source line as it is shown, and the cells that it takes on a terminal."""
-
-    shown: str
-    cells: int
 
 
 def render(report: Report, stream: TextIO, look: Look, environ: Mapping[str, str]) -> None:
@@ -87,11 +82,11 @@ class _Excerpts:
         gutter = len(str(span.line)) + 3
         room = max(self._look.width - gutter - 3, 20)
         above = range(max(1, span.line - CONTEXT), span.line)
-        shown = [(number, _clip(_pieces(lines[number - 1]), 0, room).text) for number in above]
+        shown = [(number, _clip(_Row(lines[number - 1]), 0, 0, room).text) for number in above]
         shown = shown if any(text.strip() for _, text in shown) else []
         line = lines[span.line - 1]
         last = span.end_column if span.end_line == span.line else len(line) + 1
-        view = _clip(_pieces(line), span.column - 1, room, max(last - 1, span.column))
+        view = _clip(_Row(line), span.column - 1, max(last - 1, span.column), room)
         shown.append((span.line, view.text))
         excerpt = [paint(f"{number:>{gutter}} |", _FAINT) + f" {text}".rstrip() for number, text in shown]
         caret = " " * view.before + paint("^" * view.under, colour)
@@ -102,8 +97,36 @@ class _Excerpts:
         if path not in self._sources:
             return []
         if path != self._path:
-            self._path, self._lines = path, _LINE_BREAK.split(self._sources[path])
+            text = self._sources[path]
+            self._path, self._lines = path, _LINE_BREAK.split(text) if "\r" in text else text.split("\n")
         return self._lines
+
+
+class _Row:
+    """A source line as it is shown, and the cells of a terminal that a part of it takes."""
+
+    def __init__(self, line: str) -> None:
+        self.size = len(line)
+        self._shown: Sequence[str] = line
+        self._sums: list[int] | None = None  # cells before each character; a plain line needs no table
+        if not (line.isascii() and line.isprintable()):
+            pieces = [_piece(character) for character in line]
+            self._shown = [shown for shown, _ in pieces]
+            self._sums = list(accumulate((cells for _, cells in pieces), initial=0))
+
+    def cells(self, first: int, last: int) -> int:
+        """How wide the characters from `first` up to `last` are."""
+        return last - first if self._sums is None else self._sums[last] - self._sums[first]
+
+    def text(self, first: int, last: int) -> str:
+        """How they are shown."""
+        return "".join(self._shown[first:last])
+
+    def reach(self, first: int, room: int) -> int:
+        """The last end for which the characters from `first` fit into `room` cells."""
+        if self._sums is None:
+            return min(first + room, self.size)
+        return bisect_right(self._sums, self._sums[first] + room) - 1
 
 
 class _View(NamedTuple):
@@ -112,51 +135,33 @@ class _View(NamedTuple):
     under: int  # cells that the caret underlines
 
 
-def _clip(pieces: list[Piece], start: int, room: int, end: int = 0) -> _View:
+def _clip(row: _Row, start: int, end: int, room: int) -> _View:
     """The part of a line around characters `start` to `end` that fits into `room` cells."""
-    start = min(start, len(pieces))
-    end = min(max(end, start), len(pieces))
-    first, last = 0, len(pieces)
-    if sum(piece.cells for piece in pieces) > room:
-        first = _first_shown(pieces, start, end, room)
-        last = first
-        budget = room - 2  # an ellipsis at each end
-        while last < len(pieces) and budget >= pieces[last].cells:
-            budget -= pieces[last].cells
-            last += 1
-    head, tail = ("…" if first else ""), ("…" if last < len(pieces) else "")
-    text = head + "".join(piece.shown for piece in pieces[first:last]) + tail
-    before = len(head) + sum(piece.cells for piece in pieces[first:start])
-    under = sum(piece.cells for piece in pieces[start : min(end, last)])
-    return _View(text, before, max(under, 1))
+    start = min(start, row.size)
+    end = min(max(end, start), row.size)
+    first, last = 0, row.size
+    if row.cells(0, row.size) > room:
+        inner = room - 2  # an ellipsis at each end
+        if row.cells(0, end) > inner:  # else the line is shown from its beginning
+            first = start
+            while first > 0 and row.cells(first - 1, start) <= room // 3:
+                first -= 1
+        last = row.reach(first, inner)
+    head, tail = ("…" if first else ""), ("…" if last < row.size else "")
+    before = len(head) + row.cells(first, start)
+    return _View(head + row.text(first, last) + tail, before, max(row.cells(start, min(end, last)), 1))
 
 
-def _first_shown(pieces: list[Piece], start: int, end: int, room: int) -> int:
-    """Where a clipped line begins: at its own beginning if the marked part ends in time, else a little before it."""
-    if sum(piece.cells for piece in pieces[:end]) <= room - 2:
-        return 0
-    first, budget = start, room // 3
-    while first > 0 and budget >= pieces[first - 1].cells:
-        first -= 1
-        budget -= pieces[first].cells
-    return first
-
-
-def _pieces(line: str) -> list[Piece]:
-    return [_piece(character) for character in line]
-
-
-def _piece(character: str) -> Piece:
-    if " " <= character <= "~":
-        return Piece(character, 1)
+def _piece(character: str) -> tuple[str, int]:
+    """A character as it is shown, and its cells."""
     if character == "\t":
-        return Piece(TAB, len(TAB))
+        return TAB, len(TAB)
     shown = safe(character)
     if shown != character:
-        return Piece(shown, len(shown))
+        return shown, len(shown)
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return Piece(character, 0)
-    return Piece(character, 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1)
+        return character, 0
+    return character, 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
 class _Paint:

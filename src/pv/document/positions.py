@@ -63,7 +63,8 @@ class Lines:
         if "\r" in text:
             self.starts = [0, *(match.end() for match in _LINE_BREAK.finditer(text))]
         else:
-            self.starts = [0, *accumulate(len(line) + 1 for line in text.split("\n"))][:-1]
+            lengths = map((1).__add__, map(len, text.split("\n")))
+            self.starts = [0, *accumulate(lengths)][:-1]
 
     def span(self, start: int, end: int) -> Span:
         """The span of `text[start:end]`."""
