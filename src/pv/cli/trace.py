@@ -117,7 +117,9 @@ class Request:
 
     def ids(self, model: Model) -> list[int]:
         """The prompt's tokens."""
-        return _ids(self.tokens, "--tokens") if self.tokens is not None else model.tokenizer.encode(self.prompt or "")
+        return (
+            token_ids(self.tokens, "--tokens") if self.tokens is not None else model.tokenizer.encode(self.prompt or "")
+        )
 
     def plan(self, model: Model) -> Plan | None:
         """Stages x layers x heads x steps; None when nothing is to be saved. Raises SelectionError."""
@@ -163,7 +165,7 @@ class Request:
             if plan is None:
                 return None, figures
             session.reset()
-            feed = _ids(self.feed, "--feed") if self.feed else ()
+            feed = token_ids(self.feed, "--feed") if self.feed else ()
             with progress(len(plan.files(model.spec, len(tokens))), "capturing") as tick:
                 done = capture(
                     session, tokens, plan, self.folder(model), origin_of(model, session, self.dtype, self.prompt or ""),
@@ -183,7 +185,7 @@ class Request:
         if plan is None:
             raise click.UsageError("--source hf captures tensors: say which, with --save-tensor")
         oracle = Oracle(model, dtype=self.dtype, device=self.device)
-        feed = _ids(self.feed, "--feed") if self.feed else ()
+        feed = token_ids(self.feed, "--feed") if self.feed else ()
         with progress(len(plan.files(model.spec, len(tokens))), "capturing") as tick:
             done = oracle.capture(
                 tokens, plan, self.folder(model), prompt=self.prompt or "", feed=feed,
@@ -302,7 +304,8 @@ def _capture_data(folder: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _ids(text: str, option: str) -> list[int]:
+def token_ids(text: str, option: str) -> list[int]:
+    """`5,17,42` -> ids. Raises UsageError naming the option."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() for word in words):
         raise click.UsageError(f"expected token ids such as 5,17,42 for {option}, got {text!r}")

@@ -29,8 +29,9 @@ TOTAL = 1e-3  # of rows that state no cumulative bound
 SPREAD = 0.7  # share of the products that must be off for their error to be a precision
 LARGEST_NOISE = 0.35  # relative L2 of a product; two bits a weight stay below it
 PEER = 4.0  # times the median of the same stage in other layers: more than that stands out
-STRUCTURE = 0.3  # |scale - 1| over relative L2; noise has no preferred direction
+STRUCTURE = 0.5  # |scale - 1| over relative L2, of all positions together; noise has no preferred direction
 CONCENTRATED = 0.6  # share of the error in the worst tenth of the channels
+FEW = 4  # of so few positions chance alone makes structure: only a factor that explains nearly all then counts
 
 
 class Verdict(StrEnum):
@@ -214,7 +215,19 @@ def _stands_out(o: Observation, level: float, peers: Mapping[Stage, float], *, r
         or size > 2 * PEER * max(level, peers.get(stage, 0))
     ):
         return True
-    return abs(local.metrics.scale - 1) > STRUCTURE * size or local.concentration > CONCENTRATED
+    if stage not in PRODUCTS | ENDS:
+        return False
+    if local.metrics.positions < FEW:
+        return _along(local.metrics) > 0.8
+    return _along(local.metrics) > STRUCTURE or local.concentration > CONCENTRATED
+
+
+def _along(metrics: TensorMetrics) -> float:
+    """How far the error of all positions together points along the tensor itself, as a wrong factor makes it: 0 to 1."""
+    rows = metrics.rows
+    size = float(rows.rr.sum())
+    off = (float(rows.dd.sum()) / size) ** 0.5 if size else 0.0
+    return abs(float(rows.xr.sum()) / size - 1) / off if off else 0.0
 
 
 def _size(o: Observation) -> float:

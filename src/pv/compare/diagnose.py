@@ -44,19 +44,30 @@ def diagnose(
     words = [
         word for word, guess in _guesses(x, r, heads, siblings or {}) if np.linalg.norm(x - guess) < EXPLAINED * error
     ]
-    return (*words[:2], *_place(x, r, heads))
+    return (*words[:1], *_place(x, r, heads))
 
 
 def concentration(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Share of the squared error in the worst tenth of the channels (at least one): 0.1 when spread, 1 in one block."""
+    """Share of the error in the worst tenth of the channels (at least one): 0.1 when spread, 1 when in one block.
+
+    Taken of the squared error and of the error relative to each channel's own size; the smaller counts. Rounding errs
+    most where values are large, quantized weights err alike everywhere: neither is concentrated in both ways.
+    """
     width = found.shape[-1]
-    difference = (found - expected).reshape(-1, width).astype(np.float64)
+    x, r = (v.reshape(-1, width).astype(np.float64) for v in (found, expected))
     with np.errstate(all="ignore"):
-        by_channel = np.sort((difference * difference).sum(axis=0))
+        error, size = ((x - r) ** 2).sum(axis=0), (r * r).sum(axis=0)
+        if not np.isfinite(error).all():
+            return 1.0
+        shares = (_top_tenth(error), _top_tenth(error / (size + 1e-3 * size.mean() + 1e-300)))
+    return min(shares)
+
+
+def _top_tenth(by_channel: F64) -> float:
     total = by_channel.sum()
-    if not np.isfinite(total) or total == 0:
-        return 1.0 if total else 0.0
-    return float(by_channel[-max(1, width // 10) :].sum() / total)
+    if total == 0:
+        return 0.0
+    return float(np.sort(by_channel)[-max(1, by_channel.size // 10) :].sum() / total)
 
 
 def _guesses(
@@ -105,6 +116,16 @@ def _head_guesses(x: F64, r: F64, heads: Widths) -> Iterator[tuple[str, F64]]:
     yield "rotary halves are interleaved", np.swapaxes(pairs, -1, -2).reshape(r.shape)
     halves = split.reshape(*split.shape[:2], -1, 2)
     yield "interleaved rotary pairs are taken as halves", np.swapaxes(halves, -1, -2).reshape(r.shape)
+    z, w = _complex_pairs(x, heads), _complex_pairs(r, heads)
+    other_angle = np.abs(w) * np.exp(1j * np.angle(z))
+    flat = np.concatenate((other_angle.real, other_angle.imag), axis=-1).reshape(r.shape)
+    yield "rotary pairs have the right length and another angle: another base or another position", flat
+
+
+def _complex_pairs(x: F64, heads: Widths) -> NDArray[np.complex128]:
+    """Rotary pairs (d, d + D/2) of every head as complex numbers, (T, heads, D/2)."""
+    low, high = np.split(x.reshape(len(x), heads.heads, heads.head_dim), 2, axis=-1)
+    return low + 1j * high
 
 
 def _best_order(x: F64, r: F64) -> NDArray[np.intp]:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from pv.compare.metrics import TensorMetrics, compare
 from pv.compare.thresholds import THRESHOLDS, Kind, Row
 from pv.model.stages import Stage
 from pv.trace.capture import Origin, capture
-from pv.trace.grafts import Look, run_beside, values_of
+from pv.trace.grafts import Look, run_beside, to_float64, to_numpy, values_of
 from pv.trace.pairing import Pair, name_of
 from pv.trace.plan import Plan
 from pv.trace.reading import Capture, open_capture
@@ -108,8 +108,10 @@ def bisect_live(
         return Bisection(finding, observations, row, diagnosis, notes)
 
 
-def bisect_captures(pair: Pair, kind: Kind, shadow: Shadow | None = None) -> Bisection:
+def bisect_captures(pair: Pair, kind: Kind, shadow: Shadow | None = None, why_none: str = "") -> Bisection:
     """Bisect two captures. Without a shadow stages cannot be looked at by themselves: only the frontier is named.
+
+    `why_none` says why there is no shadow.
 
     Raises DamagedError for a damaged file, ShapeError for tensors of different shapes.
     """
@@ -126,17 +128,16 @@ def bisect_captures(pair: Pair, kind: Kind, shadow: Shadow | None = None) -> Bis
     local_envelope: dict[Node, float] = {}
     notes: list[str] = []
     if shadow is None:
-        notes.append("no model was at hand, so stages could not be looked at by themselves; name it with --model")
+        notes.append(f"stages could not be looked at by themselves: {why_none or 'no model was given'}")
     else:
         rounds = tuple(dict.fromkeys(node.step for node in order))
         look = _local_of_capture(row)
         of_test = run_beside(shadow.session, pair.test, rounds, look, replace=True)
         of_reference = run_beside(shadow.session, pair.reference, rounds, look, replace=True)
         locals_ = {node: _worse(of_test[node], of_reference[node]) for node in order if node in of_test}
-        local_envelope = {node: local.rel_l2 for node, local in of_reference.items()}
         if shadow.exact:
-            seen = run_beside(shadow.session, pair.reference, rounds, _total_of_reference, replace=False)
-            envelope = {node: metrics.rel_l2 for node, metrics in seen.items()}
+            envelope = run_beside(shadow.session, pair.reference, rounds, _rounding, replace=False)
+            local_envelope = run_beside(shadow.session, pair.reference, rounds, _rounding, replace=True)
         else:
             notes.append("the model does not fit in float64; stages were looked at in float32, without an envelope")
     observations = tuple(
@@ -150,23 +151,27 @@ def bisect_captures(pair: Pair, kind: Kind, shadow: Shadow | None = None) -> Bis
     return Bisection(finding, observations, row, diagnosis, tuple(notes))
 
 
-def _total(_node: Node, computed: F32, captured: F32) -> TensorMetrics:
-    return compare(computed, captured)
+def _total(_node: Node, computed: Any, captured: F32) -> TensorMetrics:
+    return compare(to_numpy(computed), captured)
 
 
-def _total_of_reference(_node: Node, computed: F32, captured: F32) -> TensorMetrics:
-    """The captured reference against the float64 shadow that was just computed."""
-    return compare(captured, computed)
+def _rounding(_node: Node, computed: Any, captured: F32) -> float:
+    """Relative L2 of a captured float32 stage against the float64 one that was just computed; the worst position's."""
+    exact = to_float64(computed).reshape(-1, captured.shape[-1])
+    with np.errstate(all="ignore"):
+        error = np.linalg.norm(captured.reshape(exact.shape) - exact, axis=1)
+        length = np.linalg.norm(exact, axis=1)
+        return float(np.max(np.divide(error, length, out=np.zeros_like(error), where=length > 0)))
 
 
 def _local_of_suspect(row: Row) -> Look[Local]:
     """The suspect's stage, computed from the reference's inputs, against the reference's."""
-    return lambda node, computed, captured: _local(node, computed, captured, row)
+    return lambda node, computed, captured: _local(node, to_numpy(computed), captured, row)
 
 
 def _local_of_capture(row: Row) -> Look[Local]:
     """A captured stage against what the shadow makes of the capture's own inputs."""
-    return lambda node, computed, captured: _local(node, captured, computed, row)
+    return lambda node, computed, captured: _local(node, captured, to_numpy(computed), row)
 
 
 def _local(node: Node, found: F32, expected: F32, row: Row) -> Local:
@@ -188,9 +193,8 @@ def _envelopes(
     """Float32's own rounding, in the whole forward and in each stage by itself."""
     if shadow is None:
         return {}, {}, ("the float64 envelope was not measured",)
-    whole = run_beside(shadow, held, rounds, _total_of_reference, replace=False)
-    single = run_beside(shadow, held, rounds, _total_of_reference, replace=True)
-    return {n: m.rel_l2 for n, m in whole.items()}, {n: m.rel_l2 for n, m in single.items()}, ()
+    whole = run_beside(shadow, held, rounds, _rounding, replace=False)
+    return whole, run_beside(shadow, held, rounds, _rounding, replace=True), ()
 
 
 def _total_of(pair: Pair, node: Node) -> TensorMetrics:
@@ -203,8 +207,8 @@ def _total_of(pair: Pair, node: Node) -> TensorMetrics:
 def _kept(session: Session, held: Capture, rounds: Sequence[int | None], wanted: Node) -> F32 | None:
     """One more grafted run that keeps what the session computed for one stage."""
 
-    def look(node: Node, computed: F32, _captured: F32) -> F32 | None:
-        return computed.copy() if node == wanted else None
+    def look(node: Node, computed: Any, _captured: F32) -> F32 | None:
+        return to_numpy(computed).copy() if node == wanted else None
 
     return run_beside(session, held, rounds, look, replace=True).get(wanted)
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pv.model.spec import ModelSpec
 
 Seen = TypeVar("Seen")
-Look = Callable[[Node, NDArray[np.float32], NDArray[np.float32]], Seen]  # (node, computed, captured) -> what was seen
+# (node, computed by the backend: torch or numpy, captured) -> what was seen
+Look = Callable[[Node, Any, NDArray[np.float32]], Seen]
 
 
 class PlantedSession:
@@ -71,7 +72,7 @@ class CaptureGraft(Generic[Seen]):
         captured = values_of(self._capture, node)
         if captured is None or captured.shape != tuple(x.shape):
             return x
-        self.seen[node] = self._look(node, to_numpy(x), captured)
+        self.seen[node] = self._look(node, x, captured)
         return like(captured, x) if self._replace else x
 
 
@@ -108,6 +109,12 @@ def to_numpy(x: Any) -> NDArray[np.float32]:
     """A backend's tensor (torch or numpy) as float32 in numpy."""
     host = x.detach().float().cpu().numpy() if hasattr(x, "detach") else x
     return np.ascontiguousarray(host, dtype=np.float32)
+
+
+def to_float64(x: Any) -> NDArray[np.float64]:
+    """A backend's tensor as float64 in numpy, every bit kept."""
+    host = x.detach().double().cpu().numpy() if hasattr(x, "detach") else x
+    return np.ascontiguousarray(host, dtype=np.float64)
 
 
 def like(values: NDArray[np.float32], x: Any) -> Any:
