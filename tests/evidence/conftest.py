@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,7 +224,7 @@ class Toy:
                 "exhausted": None,
                 "log": None,
                 "seed": None,
-                "started_at": f"2026-11-20T{self.clock // 60:02d}:{self.clock % 60:02d}:00Z",
+                "started_at": f"{datetime(2026, 11, 20) + timedelta(seconds=self.clock):%Y-%m-%dT%H:%M:%SZ}",
                 "command": f"pv falsify --id {claim_id}",
                 "previous": ledger.previous(contract, claim, cell),
                 **changes,

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 @click.argument("paths", nargs=-1, type=click.Path())
 @click.option("--dry-run", is_flag=True, help="Write nothing; print what would be written as a patch.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if anything would be written.")
+@click.option("--against", metavar="REF", default="HEAD", show_default=True, help="One version bump since there.")
 @click.option("--adopt", is_flag=True, help="Overwrite status words that are not pv's own.")
-def settle(paths: tuple[str, ...], dry_run: bool, check: bool, adopt: bool) -> int:
+def settle(paths: tuple[str, ...], dry_run: bool, check: bool, against: str, adopt: bool) -> int:
     """Write the statuses that the records on disk support. No check is run.
 
     For records that came from elsewhere (`pv evidence import`), after a retraction, and after a merge.
@@ -48,7 +49,7 @@ def settle(paths: tuple[str, ...], dry_run: bool, check: bool, adopt: bool) -> i
         return ExitCode.NOTHING
     write = not (dry_run or check)
     try:
-        plans = settling.settle(project, loaded, find_checks(project), write=write, adopt=adopt)
+        plans = settling.settle(project, loaded, find_checks(project), write=write, adopt=adopt, against=against)
     except NotWritten as refusal:
         click.echo(str(refusal), err=True)
         return ExitCode.FAILURE

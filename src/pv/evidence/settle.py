@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pv.contract import revisions
 from pv.contract.claims import Claim, Contract
@@ -34,22 +35,23 @@ def settle(
     adopt: bool = False,
     today: str | None = None,
     starts: Mapping[Path, Contract] | None = None,
+    against: str = "HEAD",
 ) -> list[WritePlan]:
     """One plan for each sound contract; with `write`, put on disk (a file that changed meanwhile is planned anew once).
 
     `adopt` overwrites status words that are not pv's. `starts` are the contracts as they stood when the run began, for
-    the version where there is no git; without it, they are as loaded. Raises NotWritten where a file could not be
-    replaced.
+    the version where there is no git; without it, they are as loaded. `against` is the git revision since which there
+    is one bump. Raises NotWritten where a file could not be replaced.
     """
-    day = today or f"{datetime.now(UTC):%Y-%m-%d}"
+    task = _Task(project, checks, today or f"{datetime.now(UTC):%Y-%m-%d}", adopt, against)
     ledger = Ledger.open(project, checks)
     plans = []
     for one in loaded:
         if one.contract is None:
             continue
         start = (starts or {}).get(one.path, one.contract)
-        planned = _plan(project, ledger, one, start, day, adopt)
-        plans.append(_write(project, checks, one.path, planned, start, day, adopt) if write else planned)
+        planned = _plan(task, ledger, one, start)
+        plans.append(_write(task, planned, start) if write else planned)
     ledger.sources.save()
     return plans
 
@@ -81,34 +83,36 @@ def flip_of(ledger: Ledger, contract: Contract, claim: Claim, entitlement: Entit
     )
 
 
-def committed(path: Path, project: Project) -> Contract | None:
-    """The contract as the last commit has it; None without git, or where the commit has no such (sound) contract."""
+def committed(path: Path, project: Project, revision: str = "HEAD") -> Contract | None:
+    """The contract as a commit has it; None without git, or where the commit has no such (sound) contract."""
     try:
-        content = revisions.content_at("HEAD", path)
+        content = revisions.content_at(revision, path)
     except RevisionError:
         return None
     return load_bytes(content, path, project).contract if content is not None else None
 
 
-def _plan(project: Project, ledger: Ledger, one: Loaded, start: Contract, today: str, adopt: bool) -> WritePlan:
+class _Task(NamedTuple):
+    """What all files of one settling share."""
+
+    project: Project
+    checks: FoundChecks | None
+    today: str
+    adopt: bool
+    against: str
+
+
+def _plan(task: _Task, ledger: Ledger, one: Loaded, start: Contract) -> WritePlan:
     """The plan for one file. git is asked only where something would change."""
     wanted = flips(ledger, one.contract) if one.contract else []
-    base = (committed(one.path, project) or start) if wanted else start
-    return plan(one, wanted, today, base, adopt=adopt)
+    base = (committed(one.path, task.project, task.against) or start) if wanted else start
+    return plan(one, wanted, task.today, base, adopt=task.adopt)
 
 
-def _write(
-    project: Project,
-    checks: FoundChecks | None,
-    path: Path,
-    planned: WritePlan,
-    start: Contract,
-    today: str,
-    adopt: bool,
-) -> WritePlan:
+def _write(task: _Task, planned: WritePlan, start: Contract) -> WritePlan:
     def again() -> WritePlan:
         """From the fresh bytes and the fresh records, under the file's lock."""
-        return _plan(project, Ledger.open(project, checks), load(path, project), start, today, adopt)
+        return _plan(task, Ledger.open(task.project, task.checks), load(planned.path, task.project), start)
 
     return write(planned, again)
 
