@@ -33,6 +33,8 @@ def kinds(text: str) -> list[tuple[str, str]]:
         ("017", "leading zero", ""),
         ("0o17", "octal", "15"),
         ("0b11", "binary", '"0b11"'),
+        ("-0x1F", "signed hexadecimal", '"-0x1F"'),
+        ("-.5", "point first", "-0.5"),
         ("1_000", "underscore", "1000"),
         ("2026-04-28", "date", '"2026-04-28"'),
         ("2026-04-28T10:00:00Z", "date", '"2026-04-28T10:00:00Z"'),
@@ -84,7 +86,7 @@ def test_what_is_judged_sound_means_the_same_to_both_readers(text: str) -> None:
         assert judge(text) is not None, (text, old[0], new)
 
 
-@pytest.mark.parametrize("spelling", ["1e-3", "1e3", "-2.5E3", ".5e3", "1_000", "0o17"])
+@pytest.mark.parametrize("spelling", ["1e-3", "1e3", "-2.5E3", ".5e3", "1_000", "0o17", "+.5"])
 def test_a_fix_is_read_alike_by_both_readers(spelling: str) -> None:
     verdict = judge(spelling)
     assert verdict is not None

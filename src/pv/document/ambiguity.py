@@ -32,6 +32,8 @@ KINDS: dict[str, str] = {
     "octal": "text in YAML 1.1, an octal number in YAML 1.2",
     "underscore": "a number in YAML 1.1, text in YAML 1.2",
     "binary": "a number in YAML 1.1, text in YAML 1.2",
+    "signed hexadecimal": "a number in YAML 1.1, text in YAML 1.2",
+    "point first": "text to a common reader of YAML 1.1, a number in YAML 1.2",
     "date": "a date in YAML 1.1, text in YAML 1.2",
     "merge key": "the keys of another mapping in YAML 1.1, a key called `<<` in YAML 1.2",
     "number as text": "a number whose last digits are lost: 1.10 is 1.1",
@@ -45,9 +47,13 @@ _DATE = re.compile(
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?\Z")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+\Z")
 _OCTAL = re.compile(r"0o[0-7]+\Z")
+_SIGNED_HEX = re.compile(r"[-+]0x[0-9a-fA-F_]+\Z")
+_POINT_FIRST = re.compile(r"[-+]\.[0-9]+\Z")
 _BINARY = re.compile(r"[-+]?0b[01_]+\Z")
 _EXPONENT = re.compile(r"(?P<sign>[-+]?)(?P<whole>[0-9]*)(?P<point>\.?)(?P<rest>[0-9]*)[eE](?P<power>[-+]?[0-9]+)\Z")
-_UNDERSCORE = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*)\Z")
+_UNDERSCORE = re.compile(
+    r"[-+]?(?:0x[0-9a-fA-F_]+|[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?)\Z"
+)
 _TRAILING_ZERO = re.compile(r"[-+]?[0-9]+\.[0-9]*0\Z")
 
 # A comment that touches its `#` ("issue #123", "#[test]"); rulers and headings ("#---", "##") are comments.
@@ -72,11 +78,16 @@ def judge(text: str) -> tuple[str, str] | None:
         return "octal", str(int(text, 0))
     if _BINARY.match(text):
         return "binary", f'"{text}"'
+    if _SIGNED_HEX.match(text):
+        return "signed hexadecimal", f'"{text}"'
+    if _POINT_FIRST.match(text):
+        return "point first", f"{text[0]}0{text[1:]}"
     exponent = _EXPONENT.match(text)
     if exponent and any(exponent[part] for part in ("whole", "rest")):
         return _exponent(exponent)
     if "_" in text and _UNDERSCORE.match(text):
-        return "underscore", text.replace("_", "")
+        plain = text.replace("_", "")
+        return "underscore", plain if judge(plain) is None else ""
     if _TRAILING_ZERO.match(text) and str(float(text)) != text:
         return "number as text", f'"{text}"'
     return None
