@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-pytest.importorskip("torch")
-
 from pv.backends.cpu import open_cpu
 from pv.cli.diff import Looks, diff, looks_like
 from pv.model.spec import SHAPES

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
-
-from pv.backends.cpu import open_cpu  # noqa: E402
-from pv.model.spec import SHAPES  # noqa: E402
-from pv.model.synthetic import Recipe, build  # noqa: E402
-from pv.trace.capture import Origin  # noqa: E402
+from pv.backends.cpu import open_cpu
+from pv.model.spec import SHAPES
+from pv.model.synthetic import Recipe, build
+from pv.trace.capture import Origin
 
 NANO = SHAPES["nano"]
 

@@ -223,7 +223,7 @@ def _stands_out(o: Observation, level: float, peers: Mapping[Stage, float], *, r
 
 
 def _along(metrics: TensorMetrics) -> float:
-    """How far the error of all positions together points along the tensor itself, as a wrong factor makes it: 0 to 1."""
+    """How far the error of all positions together points along the tensor itself, as of a wrong factor: 0 to 1."""
     rows = metrics.rows
     size = float(rows.rr.sum())
     off = (float(rows.dd.sum()) / size) ** 0.5 if size else 0.0

@@ -86,6 +86,8 @@ def _guesses(
     rows = r.reshape(-1, r.shape[-1])
     fits = (x.reshape(rows.shape) * rows).sum(1) / np.maximum((rows * rows).sum(1), 1e-300)
     yield "each position scaled by a factor of its own", (fits[:, None] * rows).reshape(r.shape)
+    for by in (1, -1):
+        yield f"channels moved by {by}", np.roll(r, by, axis=-1)
     if r.ndim == 2 and r.shape[0] > 1:
         yield "a row is added to every position", r + (x - r).mean(axis=0)
         for by in (1, -1):
@@ -142,7 +144,11 @@ def _place(x: F64, r: F64, heads: Widths | None) -> list[str]:
     channels = squared.reshape(-1, squared.shape[-1]).sum(axis=0)
     places = [("channel", channels)]
     if x.ndim == 3:
-        places = [("head", squared.sum(axis=(1, 2))), ("query", squared.sum(axis=(0, 2)))]
+        places = [
+            ("head", squared.sum(axis=(1, 2))),
+            ("query", squared.sum(axis=(0, 2))),
+            ("key", squared.sum(axis=(0, 1))),
+        ]
     elif x.ndim == 2:
         places.append(("token", squared.sum(axis=1)))
         if heads is not None and channels.size == heads.heads * heads.head_dim:

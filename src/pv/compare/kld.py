@@ -47,7 +47,7 @@ class Share(NamedTuple):
         n, p = self.of, self.value
         centre, spread = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
-        return max(0.0, low), min(1.0, high)
+        return (low if self.hits else 0.0), (high if self.hits < self.of else 1.0)  # exact at both ends
 
 
 class Flip(NamedTuple):
