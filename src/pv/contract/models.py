@@ -95,6 +95,10 @@ Texts = list[Text]
 MANY, ONE, ANY = "<many>", "<one>", "<any>"  # tags: no key of a real file looks like this
 
 
+# The default of lists and mappings: pydantic copies one that can be changed for every part of every file.
+NOTHING: Any = ()
+
+
 def _many_or_one(value: Any) -> str:
     return MANY if isinstance(value, list) else ONE
 
@@ -127,8 +131,8 @@ class MetadataShape(Shape):
     description: Text
     created: Text | None = None
     author: Text | None = None
-    references: Texts = []
-    depends_on: Texts = []
+    references: Texts = NOTHING
+    depends_on: Texts = NOTHING
     registry: Flag = False
     kind: Kind = "kernel"
     enforcement_level: Literal["basic", "standard", "strict", "proven"] | None = None
@@ -151,7 +155,7 @@ class TensorShape(Shape):
 class ShapeContract(Shape):
     """What an equation assumes or guarantees about shapes."""
 
-    shapes: dict[str, TensorShape] = {}
+    shapes: dict[str, TensorShape] = NOTHING
     from_contract: Text | None = None
     from_equation: Text | None = None
 
@@ -162,9 +166,9 @@ class Equation(Shape):
     formula: Text = ""
     domain: Text | None = None
     codomain: Text | None = None
-    invariants: Texts = []
-    preconditions: Texts = []
-    postconditions: Texts = []
+    invariants: Texts = NOTHING
+    preconditions: Texts = NOTHING
+    postconditions: Texts = NOTHING
     lean_theorem: Text | None = None
     float_tolerance: Float | None = None
     assumes: ShapeContract | None = None
@@ -182,8 +186,8 @@ class Lean(Shape):
     theorem: Text
     module: Text | None = None
     status: Literal["proved", "sorry", "wip", "not-applicable"] = "sorry"
-    depends_on: Texts = []
-    mathlib_imports: Texts = []
+    depends_on: Texts = NOTHING
+    mathlib_imports: Texts = NOTHING
     notes: Text | None = None
 
 
@@ -216,7 +220,7 @@ class CellShape(Shape):
 class Requires(Shape):
     """The cells a claim is about, and the independent code that must agree with it."""
 
-    cells: list[CellShape] = []
+    cells: list[CellShape] = NOTHING
     oracle: Literal["hf", "llama.cpp"] | None = None
 
 
@@ -285,13 +289,13 @@ class Entry(Shape):
     """What falsifiers and harnesses share: first the claim, then what pv writes."""
 
     id: Text = Field(description="unique in its file")
-    binds_to: OneOrMany = Field([], description="equations or obligation ids of this file that the claim is about")
+    binds_to: OneOrMany = Field(NOTHING, description="equations or obligation ids of this file that the claim is about")
     claim: ClaimWord = Field(None, description="outcome: how the world is; guard: a defect is detected and reported")
     requires: Requires | None = Field(None, description="the cells that the claim is about, and an independent oracle")
-    precondition: OneOrMany = Field([], description="claims without which this one is INCONCLUSIVE")
-    blocked_on: OneOrMany = Field([], description="what a claim that cannot run yet waits for")
+    precondition: OneOrMany = Field(NOTHING, description="claims without which this one is INCONCLUSIVE")
+    blocked_on: OneOrMany = Field(NOTHING, description="what a claim that cannot run yet waits for")
     known_failing: KnownFailingShape | None = Field(None, description="an honest red: who owns it, why, since when")
-    thresholds: dict[str, ThresholdShape] = Field({}, description="one bound for each measurement of the check")
+    thresholds: dict[str, ThresholdShape] = Field(NOTHING, description="one bound for each measurement of the check")
     cost: Literal["quick", "slow", "device", "operator"] = Field("quick", description="when the check is run")
 
     status: StatusWord = Field(None, description="written by pv: the rung that the runs earned")
@@ -361,7 +365,7 @@ class QaGate(Shape):
     id: Text = ""
     name: Text = ""
     description: Text | None = None
-    checks: Texts = []
+    checks: Texts = NOTHING
     pass_criteria: Text | None = None
     falsification: Text | None = None
 
@@ -405,9 +409,9 @@ class CoqSpec(Shape):
     """A Coq module."""
 
     module: Text
-    imports: Texts = []
-    definitions: list[CoqDefinition] = []
-    obligations: list[CoqObligation] = []
+    imports: Texts = NOTHING
+    definitions: list[CoqDefinition] = NOTHING
+    obligations: list[CoqObligation] = NOTHING
 
 
 class Beat(Shape):
@@ -478,8 +482,8 @@ class ParityLedger(Shape):
     """The comparisons of a project with its competitors."""
 
     scope: Any = None
-    rows: list[ParityRow] = []
-    downgrades: list[Downgrade] = []
+    rows: list[ParityRow] = NOTHING
+    downgrades: list[Downgrade] = NOTHING
 
 
 class ContractFile(Shape):
@@ -487,18 +491,18 @@ class ContractFile(Shape):
 
     metadata: MetadataShape
     equations: Equations | None = None
-    proof_obligations: list[ObligationShape] = []
+    proof_obligations: list[ObligationShape] = NOTHING
     kernel_structure: KernelStructure | None = None
-    simd_dispatch: dict[str, dict[str, Text]] = {}
-    enforcement: dict[str, EnforcementRule] = {}
-    falsification_tests: list[Falsifier] = []
-    kani_harnesses: list[Harness] = []
+    simd_dispatch: dict[str, dict[str, Text]] = NOTHING
+    enforcement: dict[str, EnforcementRule] = NOTHING
+    falsification_tests: list[Falsifier] = NOTHING
+    kani_harnesses: list[Harness] = NOTHING
     qa_gate: QaGate | None = None
     verification_summary: VerificationSummary | None = None
-    type_invariants: list[TypeInvariant] = []
+    type_invariants: list[TypeInvariant] = NOTHING
     coq_spec: CoqSpec | None = None
     beat: Beat | None = None
-    stories: list[Story] = []
+    stories: list[Story] = NOTHING
     parity: ParityLedger | None = None
 
 
@@ -519,8 +523,8 @@ class BindingRegistry(Shape):
 
     version: Text
     target_crate: Text
-    critical_path: Texts = []
-    bindings: list[Binding] = []
+    critical_path: Texts = NOTHING
+    bindings: list[Binding] = NOTHING
 
 
 class PublishManifest(Shape):

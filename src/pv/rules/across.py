@@ -13,6 +13,8 @@ from pv.rules.finding import Finding, Loc
 from pv.rules.outline import Outline
 
 _SHOWN = 3
+# Suggestions compare names that begin alike, and not too many: among thousands of files they would cost seconds.
+_HEAD, _ENOUGH = 4, 30
 
 
 class Corpus(NamedTuple):
@@ -59,11 +61,15 @@ def unknown_dependencies(corpus: Corpus) -> Iterator[Placed]:
     """`depends_on` names a contract that is nowhere to be seen: not asked for, not the project's, not beside it."""
     if len(corpus.outlines) < 2 and not corpus.whole:
         return  # of one file alone nobody knows what surrounds it
+    near_by_stem: dict[str, str | None] = {}
     for outline in corpus.outlines:
         for index, name in enumerate(outline.depends_on):
             stem = _stem(name)
             if stem not in corpus.stems and not _beside(outline, stem):
-                near = nearest(stem, corpus.stems)
+                if stem not in near_by_stem:
+                    alike = [known for known in corpus.stems if known[:_HEAD] == stem[:_HEAD]]
+                    near_by_stem[stem] = nearest(stem, sorted(alike)[:_ENOUGH])
+                near = near_by_stem[stem]
                 yield Placed(
                     outline,
                     Finding(

@@ -27,11 +27,16 @@ _ROOMS = ("contract", "diagnostics", "document", "rules")  # whose source decide
 
 
 class Remembered(NamedTuple):
-    """What one file had to say."""
+    """What one file had to say.
+
+    `suppressed` tells whether a comment in it silences a rule across files; `places` collects the spans that findings
+    across files needed, so that the next call need not read the file for them.
+    """
 
     outline: Outline
     diagnostics: tuple[Diagnostic, ...]
-    suppressions: tuple[tuple[tuple[str, ...], int], ...]  # (codes, line) of those that rules across files may need
+    suppressed: bool
+    places: dict[str, list[int]]
 
 
 class Cache:
@@ -41,7 +46,7 @@ class Cache:
         self._file = file
         self._identity = identity
         self._old = entries
-        self._new: dict[str, Any] = {}
+        self._new: dict[str, tuple[str, Any, Remembered]] = {}
         self._changed = False
 
     @classmethod
@@ -67,29 +72,34 @@ class Cache:
         entry = self._old.get(key)
         if entry is None or entry[0] != sha256 or any(_state(name) != state for name, state in entry[1]):
             return None
-        self._new[key] = entry
         return _remembered(entry[2], display, Path(key).stem)
 
     def put(self, path: Path, sha256: str, looked_at: Sequence[Path], found: Remembered) -> None:
-        """Remember what was found in the file."""
+        """Remember what was found in the file. `found.places` may still grow until `save`."""
         if self._file is not None:
             names = [os.path.abspath(other) for other in looked_at]
-            states = [(name, _state(name)) for name in names]
-            self._new[os.path.abspath(path)] = [sha256, states, _written(found)]
+            self._new[os.path.abspath(path)] = (sha256, [(name, _state(name)) for name in names], found)
+
+    def learn(self, path: Path, found: Remembered) -> None:
+        """A place was added to what is remembered of the file."""
+        entry = self._old.get(os.path.abspath(path))
+        if entry is not None:
+            entry[2][-1] = found.places
             self._changed = True
 
     def save(self) -> None:
         """Write the cache, atomically. A folder that cannot be written is no reason to fail."""
-        if self._file is None or not self._changed:
+        if self._file is None or not (self._new or self._changed):
             return
         # Files of other calls stay remembered, so that checking one file does not forget the others.
-        content = {"identity": self._identity, "entries": {**self._old, **self._new}}
+        new = {key: [sha256, states, _written(found)] for key, (sha256, states, found) in self._new.items()}
+        content = {"identity": self._identity, "entries": {**self._old, **new}}
         with contextlib.suppress(OSError):
             _prepare(self._file.parent)
             descriptor, name = tempfile.mkstemp(dir=self._file.parent, suffix=".tmp")
             try:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                    json.dump(content, stream, separators=(",", ":"))
+                    stream.write(json.dumps(content, separators=(",", ":")))
                 os.replace(name, self._file)
             except OSError:
                 os.unlink(name)
@@ -140,12 +150,11 @@ def _written(found: Remembered) -> list[Any]:
         [d.code, d.severity.value, d.message, d.span, d.expected, d.found, d.where, d.help, d.edits]
         for d in found.diagnostics
     ]
-    # The last three are empty in most files.
-    return [outline[2:], diagnostics, found.suppressions]
+    return [outline[2:], diagnostics, found.suppressed, found.places]
 
 
 def _remembered(written: list[Any], display: str, stem: str) -> Remembered:
-    (artifact, claims, depends_on, equations, bindings), diagnostics, suppressions = written
+    (artifact, claims, depends_on, equations, bindings), diagnostics, suppressed, places = written
     outline = Outline(
         display,
         stem,
@@ -158,7 +167,8 @@ def _remembered(written: list[Any], display: str, stem: str) -> Remembered:
     return Remembered(
         outline,
         tuple(_diagnostic(display, *each) for each in diagnostics),
-        tuple((tuple(codes), line) for codes, line in suppressions),
+        suppressed,
+        places,
     )
 
 

@@ -82,7 +82,7 @@ def validate(
     for one in seen:
         diagnostics += one.found.diagnostics
     diagnostics += _about_claims(seen, project, facts)
-    diagnostics += _across(seen, project, whole)
+    diagnostics += _across(seen, project, cache, whole)
     cache.save()
     concerned = {diagnostic.path for diagnostic in diagnostics}
     texts = {one.found.outline.display: _text(one) for one in seen if one.found.outline.display in concerned}
@@ -105,14 +105,14 @@ def _look(path: Path, project: Project, cache: Cache, *, keep_others: bool) -> _
         loaded = load(path, project)
     if not keep_others and not concerns_us(loaded):
         if content is not None:  # an artifact without a name: the next call need not read it again
-            cache.put(path, sha256, (), Remembered(Outline(display, path.stem, ""), (), ()))
+            cache.put(path, sha256, (), Remembered(Outline(display, path.stem, ""), (), False, {}))
         return None
     report = table.check_file(loaded, project)
-    found = Remembered(outline_of(loaded), report.diagnostics, _suppressions(loaded))
+    found = Remembered(outline_of(loaded), report.diagnostics, _silences_across(loaded), {})
     if content is not None:
         cache.put(path, sha256, report.looked_at, found)
-    # The document is let go where nobody needs it again: 2,400 of them are a lot of memory to walk through.
-    needed = _has_claims_to_judge(found.outline, project)
+    # The document is let go where nobody will ask for a place in it: thousands of them are a lot of memory.
+    needed = bool(found.outline.depends_on) or project.profile is Profile.STRICT
     return _Seen(path, found, content, loaded if needed else None)
 
 
@@ -127,10 +127,10 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _suppressions(loaded: Loaded) -> tuple[tuple[tuple[str, ...], int], ...]:
-    """Those that silence a rule across files; the others have done their work."""
+def _silences_across(loaded: Loaded) -> bool:
+    """Whether a comment of the file names a rule across files."""
     suppressions = loaded.document.suppressions if loaded.document is not None else ()
-    return tuple((each.codes, each.line) for each in suppressions if not table.OF_CORPUS.isdisjoint(each.codes))
+    return any(not table.OF_CORPUS.isdisjoint(each.codes) for each in suppressions)
 
 
 def _text(one: _Seen) -> str:
@@ -141,48 +141,68 @@ def _text(one: _Seen) -> str:
 # ------------------------------------------------------------------------------------------ claims
 
 
-def _has_claims_to_judge(outline: Outline, project: Project) -> bool:
-    """Whether the rules about evidence have anything to look at in this file."""
-    if outline.artifact != codes.CONTRACT:
-        return False
-    if project.profile is Profile.STRICT:
-        return True
-    known = project.configured or project.evidence.is_dir()
-    return known and any(claim.status or (project.evidence / claim.id).is_dir() for claim in outline.claims)
-
-
 def _about_claims(seen: Sequence[_Seen], project: Project, provider: FactsProvider) -> Iterator[Diagnostic]:
-    judged = [one.loaded or load(one.path, project) for one in seen if _has_claims_to_judge(one.found.outline, project)]
+    judged = [one.loaded or load(one.path, project) for one in _with_claims_to_judge(seen, project)]
     if judged:
         facts = provider(project, judged)
         for loaded in judged:
             yield from table.check_claims(loaded, project, facts)
 
 
+def _with_claims_to_judge(seen: Sequence[_Seen], project: Project) -> list[_Seen]:
+    """The files in which the rules about evidence have anything to look at."""
+    contracts = [one for one in seen if one.found.outline.artifact == codes.CONTRACT]
+    if project.profile is Profile.STRICT:
+        return contracts
+    recorded = _names_in(project.evidence)
+    if not recorded and not project.configured:
+        return []
+    return [one for one in contracts if any(claim.status or claim.id in recorded for claim in one.found.outline.claims)]
+
+
+def _names_in(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()
+
+
 # ------------------------------------------------------------------------------------------ across
 
 
-def _across(seen: Sequence[_Seen], project: Project, whole: bool) -> Iterator[Diagnostic]:
+def _across(seen: Sequence[_Seen], project: Project, cache: Cache, whole: bool) -> Iterator[Diagnostic]:
     by_display = {one.found.outline.display: one for one in seen}
-    loaded: dict[str, Loaded] = {}
+    read_again: dict[str, Loaded] = {}
+
+    def loaded_of(one: _Seen) -> Loaded:
+        if one.loaded is not None:
+            return one.loaded
+        display = one.found.outline.display
+        if display not in read_again:
+            read_again[display] = load(one.path, project)
+        return read_again[display]
 
     def span_of(outline: Outline, loc: Loc, key: bool) -> Span | None:
         one = by_display.get(outline.display)
         if one is None:
             return None
-        if outline.display not in loaded:
-            loaded[outline.display] = one.loaded or load(one.path, project)
-        document = loaded[outline.display].document
-        return document.span(loc, key=key) if document is not None else None
+        name = repr((loc, key))
+        if name not in one.found.places:
+            document = loaded_of(one).document
+            span = document.span(loc, key=key) if document is not None else None
+            one.found.places[name] = list(span) if span is not None else []
+            cache.learn(one.path, one.found)
+        place = one.found.places[name]
+        return Span(*place) if place else None
 
     found = table.check_outlines([one.found.outline for one in seen], project, span_of, whole=whole)
-    silencers = {display: one for display, one in by_display.items() if one.found.suppressions}
+    silencing = {display: one for display, one in by_display.items() if one.found.suppressed}
     for diagnostic in found:
-        if diagnostic.path not in silencers:
+        if diagnostic.path not in silencing:
             yield diagnostic
-    for display, one in silencers.items():
+    for display, one in silencing.items():
         own = [diagnostic for diagnostic in found if diagnostic.path == display]
-        yield from table.settle_corpus(one.loaded or load(one.path, project), project, own)
+        yield from table.settle_corpus(loaded_of(one), project, own)
 
 
 # ------------------------------------------------------------------------------------------ the summary
