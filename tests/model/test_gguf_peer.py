@@ -1,0 +1,127 @@
+"""llama.cpp, given the same file, predicts the same: full-vocabulary log-probabilities of the trained teacher.
+
+Rounding an activation to int8 turns a difference in the last bit into a whole code, now and then; such a flip moves
+that position (and those that attend to it) to about 1e-6, while all others stay at 1e-14. So the share of exact
+positions tells whether the product is ggml's, and the worst one whether anything else is wrong. Random weights would
+magnify each flip beyond recognition.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pv.backends.cpu import open_cpu
+from pv.compare.metrics import log_softmax
+from pv.model.gguf_file import dequantized
+from pv.model.gguf_write import FileType, convert
+from pv.model.open import Model, open_model
+from pv.model.weights import Weights
+
+pytest.importorskip("xllamacpp", reason="no llama.cpp wheel here (extra [peers]): nothing to compare with")
+
+from pv.model.gguf_peer import LlamaCpp, PeerError
+
+TEACHER = Path(__file__).parents[2] / "fixtures" / "tiny-teacher"
+LINES = 10
+AGREED = ["Q4_K", "Q4_K_M", "Q6_K", "Q8_0"]
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Model:
+    if not TEACHER.exists():
+        pytest.skip(f"the trained teacher is not at {TEACHER}")
+    return open_model(TEACHER)
+
+
+Documents = list[list[int]]
+
+
+@pytest.fixture(scope="module")
+def both(teacher: Model, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """Type -> (model, llama.cpp's log-probabilities, documents): the first held-out lines, computed once."""
+    folder, known = tmp_path_factory.mktemp("peer"), {}
+    documents = [teacher.tokenizer.encode(line) for line in (TEACHER / "heldout.txt").read_text().splitlines()[:LINES]]
+
+    def get(kind: str) -> tuple[Model, np.ndarray, Documents]:
+        if kind not in known:
+            path = convert(teacher, folder / f"{kind}.gguf", FileType(kind), tokenizer=teacher.tokenizer).path
+            with LlamaCpp(path) as peer:
+                theirs = np.concatenate([peer.text_logprobs(document) for document in documents])
+            known[kind] = open_model(path), theirs, documents
+        return known[kind]
+
+    return get
+
+
+def ours(weights: Weights, documents: Documents) -> np.ndarray:
+    """Each document from an empty cache: a rounding flip in one does not reach the next."""
+    session, parts = open_cpu(weights), []
+    for document in documents:
+        session.reset()
+        parts.append(log_softmax(session.prefill_all(document).astype(np.float64)))
+    return np.concatenate(parts)
+
+
+def one_minus_cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = (v.astype(np.float64) / np.linalg.norm(v.astype(np.float64), axis=1, keepdims=True) for v in (x, y))
+    return np.square(x - y).sum(axis=1) / 2
+
+
+def test_float32_weights_agree_to_a_ten_thousandth(both) -> None:  # type: ignore[no-untyped-def]
+    model, theirs, documents = both("F32")
+    assert np.abs(ours(model.weights, documents) - theirs).max() <= 1e-4
+
+
+@pytest.mark.parametrize("kind", AGREED)
+def test_quantized_weights_agree_where_activations_are_rounded_as_ggml_does(kind: str, both) -> None:  # type: ignore[no-untyped-def]
+    model, theirs, documents = both(kind)
+    far = one_minus_cosine(ours(model.weights, documents), theirs)
+    assert (far < 1e-11).mean() >= 0.7, "the product is not ggml's"
+    assert far.mean() <= 1e-6
+    assert far.max() <= 2e-5, "more than a rounding flip"
+
+
+@pytest.mark.parametrize("kind", AGREED)
+def test_the_float32_product_of_the_same_weights_is_told_apart(kind: str, both) -> None:  # type: ignore[no-untyped-def]
+    model, theirs, documents = both(kind)
+    far = one_minus_cosine(ours(dequantized(model).weights, documents), theirs)
+    assert np.median(far) > 1e-8
+    assert far.max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", AGREED)
+def test_first_tokens_are_the_same(kind: str, both) -> None:  # type: ignore[no-untyped-def]
+    model, theirs, documents = both(kind)
+    mine = ours(model.weights, documents)
+    for position in np.flatnonzero(mine.argmax(axis=1) != theirs.argmax(axis=1)):
+        two = np.sort(theirs[position])[-2:]
+        assert two[1] - two[0] < 0.02, f"no near tie at position {position}"
+
+
+def test_a_wrong_rope_base_is_seen(both) -> None:  # type: ignore[no-untyped-def]
+    """The comparison has power: a defect that leaves most tokens alone is far beyond the bounds."""
+    from dataclasses import replace
+
+    model, theirs, documents = both("F32")
+    wrong = replace(model.weights, spec=replace(model.spec, rope_theta=1e4))
+    far = one_minus_cosine(ours(wrong, documents), theirs)
+    assert np.median(far) > 1e-4
+
+
+def test_a_file_that_llama_cpp_cannot_load_is_a_sentence(teacher: Model, tmp_path: Path) -> None:
+    path = convert(teacher, tmp_path / "bare.gguf", FileType.F16, tokenizer=None).path
+    with pytest.raises(Exception, match="tokenizer"):
+        LlamaCpp(path)
+
+
+def test_speeds_are_positive(teacher: Model, both) -> None:  # type: ignore[no-untyped-def]
+    model, _, documents = both("Q4_K")
+    with LlamaCpp(model.path) as peer:
+        reading, writing = peer.speed(documents[0], 16)
+    assert reading > 0
+    assert writing > 0
+    assert peer.version.startswith("xllamacpp ")
+    assert issubclass(PeerError, Exception)
