@@ -94,9 +94,10 @@ def judge(text: str) -> tuple[str, str] | None:
 
 
 def _exponent(match: re.Match[str]) -> tuple[str, str] | None:
-    """YAML 1.1 wants a point in the mantissa and a sign in the exponent."""
+    """YAML 1.1 wants a point in the mantissa, a digit between it and a sign, and a sign in the exponent."""
     power = match["power"]
-    if match["point"] and power[0] in "+-":
+    bare_point = match["sign"] and not match["whole"]
+    if match["point"] and power[0] in "+-" and not bare_point:
         return None
     sign = "" if power[0] in "+-" else "+"
     return "exponent", f"{match['sign']}{match['whole'] or '0'}.{match['rest'] or '0'}e{sign}{power}"
