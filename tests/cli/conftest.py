@@ -129,3 +129,19 @@ def pv(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
         return Ran(int(ended.value.code or 0), out, err)
 
     return pv
+
+
+@pytest.fixture
+def earned(house, pv):
+    """One contract of three claims; the first one was run and survived."""
+    house.contract(
+        "x-v1",
+        house.claim("FALSIFY-X-001", "status: UNBOUND"),
+        house.claim("FALSIFY-X-002", "requires: {cells: [{device: cpu, subject: code}, {device: cuda, subject: t}]}"),
+        house.claim("FALSIFY-X-003", "blocked_on: [model-1]"),
+    )
+    check = "return measure('m', not defect)"
+    house.checks("x-v1", FALSIFY_X_001=check, FALSIFY_X_002=check)
+    house.pristine = (house.root / "contracts" / "x-v1.yaml").read_text()
+    assert pv("falsify", "--id", "FALSIFY-X-001").code == 0
+    return house
