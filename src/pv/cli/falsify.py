@@ -225,9 +225,12 @@ def _print(outcome: Outcome, output_format: str, *, write: bool, code: int) -> N
 
 
 class Talk:
-    """Progress on stderr: a line for each finished cell, and on a terminal one that says what is running now."""
+    """Progress on stderr: a line for each finished cell, and on a terminal one that says what is running now.
 
-    def __init__(self, total: int) -> None:
+    `total` is 0 where nobody knows how many there will be.
+    """
+
+    def __init__(self, total: int = 0) -> None:
         self.total, self.done = total, 0
         self.running: dict[Task, str] = {}
         self.live = sys.stderr.isatty()
@@ -258,13 +261,16 @@ class Talk:
             self.done += 1
             self.running.pop(attempt.task, None)
             self._wipe()
-            click.echo(f"[{self.done}/{self.total}] {finished_line(attempt)}", err=True)
+            click.echo(f"{self._count()} {finished_line(attempt)}", err=True)
 
     def _paint(self) -> None:
         if self.live and time.monotonic() - self.painted > TICK:
             self.painted = time.monotonic()
             told = "; ".join(f"{task}{said}" for task, said in self.running.items())
-            click.echo(f"\r\x1b[K[{self.done}/{self.total}] running {told}"[:200], nl=False, err=True)
+            click.echo(f"\r\x1b[K{self._count()} running {told}"[:200], nl=False, err=True)
+
+    def _count(self) -> str:
+        return f"[{self.done}/{self.total}]" if self.total else f"[{self.done}]"
 
     def _wipe(self) -> None:
         if self.live:

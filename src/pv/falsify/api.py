@@ -79,8 +79,17 @@ class Context(Protocol):
         """Path of the cell's (or a named) subject from `[tool.pv.subjects]` or `PV_SUBJECT_<NAME>`; else Blocked."""
         ...
 
-    def run_pv(self, *args: str, env: Mapping[str, str] | None = None, timeout: float | None = None) -> Completed:
-        """Run the public `pv` command of this very installation as a user would; stdout and stderr are captured."""
+    def run_pv(
+        self,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        cwd: Path | None = None,
+    ) -> Completed:
+        """Run the public `pv` command of this very installation as a user would; stdout and stderr are captured.
+
+        In the project's root, or in `cwd`.
+        """
         ...
 
     def bind(self, path: Path) -> None:

@@ -83,8 +83,14 @@ class RunContext:
         self.bind(path)
         return path
 
-    def run_pv(self, *args: str, env: Mapping[str, str] | None = None, timeout: float | None = None) -> Completed:
-        """Run the public `pv` command of this very installation, in the project's root, as a user would.
+    def run_pv(
+        self,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        cwd: Path | None = None,
+    ) -> Completed:
+        """Run the public `pv` command of this very installation, in the project's root or `cwd`, as a user would.
 
         Output goes into the log as well. Raises subprocess.TimeoutExpired after `timeout` seconds; the run's own time
         budget holds in any case.
@@ -97,7 +103,7 @@ class RunContext:
         done = subprocess.run(
             command,
             env={**inherited, **(env or {})},
-            cwd=self.project,
+            cwd=cwd or self.project,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
