@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pv.document.ambiguity import KINDS, judge
@@ -71,7 +71,12 @@ def test_a_merge_key_is_ambiguous_once_and_its_target_is_not_repeated() -> None:
     assert kinds("a: &a {v: 1.10}\nb: {<<: *a}\nc: *a\n") == [("number as text", "1.10"), ("merge key", "<<")]
 
 
+@settings(max_examples=400, deadline=None)
 @given(st.text(st.sampled_from("0123456789.eE+-:_xoyn"), min_size=1, max_size=8))
+@example("-.5")
+@example("+0x1F")
+@example(".1_e-56")
+@example("+.97E-8")
 def test_what_is_judged_sound_means_the_same_to_both_readers(text: str) -> None:
     """PyYAML is a reader of YAML 1.1: where it differs from the core schema of 1.2, the judge must say so."""
     try:

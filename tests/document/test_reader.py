@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 
 from pv.diagnostics.model import Severity
-from pv.document import events
+from pv.document import events, reader
 from pv.document.limits import Limits, Unreadable
 from pv.document.positions import Loc
 from pv.document.reader import Document, parse, read
@@ -487,6 +487,15 @@ def test_what_is_no_regular_file_is_refused_by_its_kind(tmp_path: Path) -> None:
     with pytest.raises(Unreadable) as caught:
         read(Path("/dev/zero"))
     assert caught.value.diagnostic.message == "expected a regular file, found a device"
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="only Linux has files whose size is said to be 0")
+def test_a_file_that_says_it_is_empty_is_read_whole() -> None:
+    version = Path("/proc/version")
+    assert version.stat().st_size == 0
+    assert reader._read_bytes(version, "x", Limits()) == version.read_bytes()
+    with pytest.raises(Unreadable, match="PV102"):
+        read(version, limits=Limits(size=10))
 
 
 def test_an_unreadable_file_is_one_diagnostic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,7 +322,7 @@ def _read_bytes(path: Path, shown: str, limits: Limits) -> bytes:
             raise _too_large(shown, facts.st_size, limits)
         content = b""
         while len(content) <= limits.size:  # it may grow while we read; parse() refuses the excess
-            chunk = os.read(descriptor, facts.st_size + 1)
+            chunk = os.read(descriptor, max(facts.st_size, 65_535) + 1)  # some file systems say 0
             if not chunk:
                 break
             content += chunk
