@@ -143,8 +143,9 @@ def test_a_damaged_model_is_one_line_without_a_traceback(
         (["--top-p", "2"], "a", ExitCode.USAGE, "expected top_p above 0"),
         (["--max-tokens", "0"], "a", ExitCode.USAGE, "0 is not in the range"),
         (["--chat"], "a", ExitCode.FINDINGS, "the model has no chat template"),
-        (["--backend", "tpu"], "a", ExitCode.BLOCKED, "unknown backend, expected one of"),
-        (["--require", "cuda"], "a", ExitCode.BLOCKED, "asked for together with --no-gpu"),
+        (["--backend", "tpu"], "a", ExitCode.USAGE, "unknown backend, expected one of"),
+        (["--require", "cuda"], "a", ExitCode.USAGE, "asked for together with --no-gpu"),
+        (["--require", "cpu", "--backend", "wgpu"], "a", ExitCode.USAGE, "asked for together with --no-gpu"),
     ],
 )
 def test_a_wrong_call_is_one_line(arguments: list[str], prompt: str, code: ExitCode, sentence: str, nano: Path) -> None:

@@ -36,6 +36,10 @@ BACKENDS: Mapping[str, Entry] = {  # in the order of preference
 }
 
 
+class ChoiceError(BackendError):
+    """The call itself is off: an unknown backend, or wishes that exclude each other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What the user allows. `backend` names the only one to try before the CPU; `require` refuses any other."""
@@ -47,11 +51,11 @@ class Choice:
     def __post_init__(self) -> None:
         for name in (self.backend, self.require):
             if name is not None and name not in BACKENDS:
-                raise BackendError(name, f"unknown backend, expected one of {', '.join(BACKENDS)}")
+                raise ChoiceError(name, f"unknown backend, expected one of {', '.join(BACKENDS)}")
             if name is not None and self.no_gpu and BACKENDS[name].gpu:
-                raise BackendError(name, "asked for together with --no-gpu", "drop one of the two")
+                raise ChoiceError(name, "asked for together with --no-gpu", "drop one of the two")
         if self.backend and self.require and self.backend != self.require:
-            raise BackendError(self.require, f"required, but --backend {self.backend} was asked for")
+            raise ChoiceError(self.require, f"required, but --backend {self.backend} was asked for")
 
     @property
     def order(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import click
 
 from pv.backends.protocol import BackendError
+from pv.backends.registry import ChoiceError
 from pv.cli.exit_codes import ExitCode
 from pv.model.errors import ModelError
 
@@ -37,6 +38,8 @@ def engine_errors() -> Iterator[None]:
         yield
     except ModelError as problem:
         raise DamagedModel(str(problem)) if problem.damaged else click.UsageError(str(problem)) from None
+    except ChoiceError as problem:
+        raise click.UsageError(str(problem)) from None
     except BackendError as problem:
         raise BackendBlocked(str(problem)) from None
     except BrokenPipeError:
