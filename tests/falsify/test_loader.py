@@ -110,3 +110,14 @@ def test_an_attacked_function_must_exist(checks, attack, says):
         return
     with pytest.raises(LoadError, match=says):
         loaded(path)
+
+
+def test_code_of_the_project_is_found_behind_what_is_installed(tmp_path, monkeypatch):
+    from pv.falsify.loader import make_importable
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "src").mkdir()
+    before = list(sys.path)
+    make_importable(tmp_path)
+    make_importable(tmp_path)
+    assert sys.path == [*before, str(tmp_path / "src"), str(tmp_path)]

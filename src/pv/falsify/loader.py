@@ -1,7 +1,8 @@
 """Path of a check module -> the module, imported in a worker under a private name and compared with its source.
 
 The folder of the checks becomes a private package, so that helpers beside a module are imported relatively
-(`from ._support import planted`), nothing is put on `sys.path`, and no check module can shadow an installed one.
+(`from ._support import planted`) and no check module can shadow an installed one. The project's own packages are found
+as `python -m pytest` finds them: from its root or `src/`, behind everything that is installed.
 """
 
 from __future__ import annotations
@@ -58,6 +59,13 @@ def load(path: Path, function: str, stated: Sequence[tuple[str, Stated]], claim_
     if missing := [complaint for attack in registration.attacks if (complaint := _unresolved(attack))]:
         raise LoadError(f"{path.name}, {function}: {'; '.join(missing)}")
     return Loaded(getattr(module, function), registration)
+
+
+def make_importable(root: Path) -> None:
+    """Put the project's `src/` and root at the end of `sys.path`: code that is not installed can be checked too."""
+    for folder in (root / "src", root):
+        if folder.is_dir() and str(folder) not in sys.path:
+            sys.path.append(str(folder))
 
 
 def import_privately(path: Path) -> ModuleType:

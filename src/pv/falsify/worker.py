@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from pv.falsify.api import Blocked, Control, Inconclusive, Measurement
 from pv.falsify.context import RunContext, Subjects
 from pv.falsify.environment import environment
-from pv.falsify.loader import load
+from pv.falsify.loader import load, make_importable
 from pv.falsify.protocol import Answer, Outcome, Request, answer_line, progress_line, read_request
 
 
@@ -75,6 +75,7 @@ def serve(request: Request, subjects: Subjects, report: Callable[[int, int, str]
 
 def _outcome(request: Request, context: RunContext) -> Answer:
     try:
+        make_importable(context.project)
         check = load(request.module, request.function, request.stated, request.claim)
         control = next((c for c in check.registration.controls if c.name == request.control), None)
         with _planted(control, context):
