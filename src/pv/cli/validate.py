@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,6 +96,8 @@ def validate(
     )  # fmt: skip
     if watch:
         watch_and_repeat(options, fix=fix)
+    # One look allocates a lot, frees it at once and makes no cycles; looking for some costs a tenth of the time.
+    gc.disable()
     ctx.exit(int(run(options, fix=fix)))
 
 

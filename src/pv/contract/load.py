@@ -27,7 +27,7 @@ UNWALKED = frozenset({"node_modules", "__pycache__", "target", "venv", "site-pac
 
 @dataclass(frozen=True)
 class Loaded:
-    """One file after reading. `document` is None when it could not be read, `contract` when its shape is not sound.
+    """One file after reading. `document` is None when it could not be read, `sound` says that its shape is.
 
     `data` is the document's data with the source text where a number stood for text; `artifact` says what kind of file
     it is ("contract", "binding", "publish-manifest"); `misspelt` lists fields that are there under a near-miss name.
@@ -36,11 +36,19 @@ class Loaded:
     path: Path
     display: str
     document: Document | None
-    contract: Contract | None
     diagnostics: tuple[Diagnostic, ...]
+    sound: bool = False
     data: Any = field(default_factory=dict, repr=False)
     artifact: str = CONTRACT
     misspelt: tuple[NearMiss, ...] = ()
+
+    @cached_property
+    def contract(self) -> Contract | None:
+        """The contract, or None when the file could not be read, is none, or has a shape that is not sound."""
+        if self.document is None or not self.sound or self.artifact != CONTRACT:
+            return None
+        version = self.document.source_text(("metadata", "version"))
+        return contract_of(self.stem, self.path, self.data, version)
 
     @cached_property
     def stem(self) -> str:
@@ -65,7 +73,7 @@ def load(path: Path, project: Project) -> Loaded:
     try:
         document = reader.read(path, display=display)
     except Unreadable as refusal:
-        return Loaded(path, display, None, None, (refusal.diagnostic,))
+        return Loaded(path, display, None, (refusal.diagnostic,))
     return of_document(document, path, display, project.profile)
 
 
@@ -77,7 +85,7 @@ def load_bytes(content: bytes, path: Path, project: Project, *, display: str | N
     try:
         document = reader.parse(content, display)
     except Unreadable as refusal:
-        return Loaded(path, display, None, None, (refusal.diagnostic,))
+        return Loaded(path, display, None, (refusal.diagnostic,))
     return of_document(document, path, display, project.profile)
 
 
@@ -86,15 +94,12 @@ def of_document(document: Document, path: Path, display: str, profile: Profile) 
     from pv.contract import shape
 
     checked = shape.check(document, profile)
-    contract = None
-    if checked.sound and checked.artifact == CONTRACT:
-        contract = contract_of(path.stem, path, checked.data, document.source_text(("metadata", "version")))
     return Loaded(
         path=path,
         display=display,
         document=document,
-        contract=contract,
         diagnostics=checked.diagnostics,
+        sound=checked.sound,
         data=checked.data,
         artifact=checked.artifact,
         misspelt=checked.misspelt,

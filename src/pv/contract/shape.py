@@ -98,7 +98,7 @@ def check(document: Document, profile: Profile) -> Checked:
         return Checked(artifact, {}, False, (), (lack,))
     model = _KINDS_OF_FILE[artifact]
     data, errors = _validated(document, data, model)
-    misspelt = tuple(dict.fromkeys(_near_misses(data, model, ())))  # two shapes of one part see one slip
+    misspelt = tuple(dict.fromkeys(_near_misses(data, _level(model), ())))  # two shapes of one part see one slip
     if not errors and not misspelt:
         return Checked(artifact, data, True, (), ())
     diagnostics = _report(document, data, profile, errors, misspelt)
@@ -171,48 +171,54 @@ def _is_tag(segment: str | int) -> bool:
 # ---------------------------------------------------------------------------------------------------- near misses
 
 
-def _near_misses(data: Any, model: type[BaseModel], loc: Loc) -> Iterator[NearMiss]:
-    level = _level(model)
-    unknown = data.keys() - level.known
-    for key in sorted(unknown & _texts(unknown), key=list(data).index) if unknown else ():
-        meant = near_miss(key, level.known)
-        # Beside the field itself an odd key is no slip; at the top it still hides a whole section from every reader.
-        if meant is not None and (meant not in data or not loc):
-            yield NearMiss(loc, key, meant)
-    for key, child, many in level.children:
-        if key in data:
-            yield from _below(data[key], child, many, (*loc, key))
+def _near_misses(data: Any, level: _Level, loc: Loc) -> Iterator[NearMiss]:
+    """Slips in a mapping and in what lies below it. Most mappings have none: the first line is for them."""
+    if not level.known.issuperset(data):
+        for key in data:
+            meant = near_miss(key, level.known) if isinstance(key, str) and key not in level.known else None
+            # Beside the field itself an odd key is no slip; at the top it still hides a section from every reader.
+            if meant is not None and (meant not in data or not loc):
+                yield NearMiss(loc, key, meant)
+    if not level.parents.isdisjoint(data):
+        for key, child, many in level.children:
+            if key in data:
+                yield from _below(data[key], child, many, (*loc, key))
 
 
-def _texts(keys: Any) -> set[str]:
-    return {key for key in keys if isinstance(key, str)}
-
-
-def _below(value: Any, child: type[BaseModel], many: bool, loc: Loc) -> Iterator[NearMiss]:
+def _below(value: Any, child: _Level, many: bool, loc: Loc) -> Iterator[NearMiss]:
     if isinstance(value, list):
-        for index, item in enumerate(value):
-            if isinstance(item, dict):
-                yield from _near_misses(item, child, (*loc, index))
+        items: Any = enumerate(value)
     elif isinstance(value, dict) and many:
-        for name, item in value.items():
-            if isinstance(item, dict):
-                yield from _near_misses(item, child, (*loc, name))
-    elif isinstance(value, dict):
-        yield from _near_misses(value, child, loc)
+        items = value.items()
+    else:
+        if isinstance(value, dict):
+            yield from _near_misses(value, child, loc)
+        return
+    for step, item in items:
+        if isinstance(item, dict) and not child.passes(item):
+            yield from _near_misses(item, child, (*loc, step))
 
 
 class _Level(NamedTuple):
+    """The keys of one kind of mapping, and those below which there are mappings of another kind."""
+
     known: frozenset[str]
-    children: tuple[tuple[str, type[BaseModel], bool], ...]  # field, its model, whether a mapping holds many of them
+    parents: frozenset[str]
+    children: tuple[tuple[str, _Level, bool], ...]  # key, level, whether a mapping holds many of them
+
+    def passes(self, data: Mapping[str, Any]) -> bool:
+        """Whether there is nothing to look at: every key is known, and none leads further down."""
+        return self.known.issuperset(data) and self.parents.isdisjoint(data)
 
 
 @cache
 def _level(model: type[BaseModel]) -> _Level:
-    children = []
-    for name, info in model.model_fields.items():
-        for child, many in _models_in(info.annotation, False):
-            children.append((name, child, many))
-    return _Level(frozenset(model.model_fields), tuple(children))
+    children = tuple(
+        (name, _level(child), many)
+        for name, info in model.model_fields.items()
+        for child, many in _models_in(info.annotation, False)
+    )
+    return _Level(frozenset(model.model_fields), frozenset(name for name, _, _ in children), children)
 
 
 def _models_in(annotation: Any, many: bool) -> Iterator[tuple[type[BaseModel], bool]]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pv.contract.near import nearest
 from pv.contract.project import Project
-from pv.rules.finding import Finding, Loc
-from pv.rules.outline import Outline
+from pv.rules.finding import Finding
+from pv.rules.outline import Outline, OutlinedClaim
 
 _SHOWN = 3
 # Suggestions compare names that begin alike, and not too many: among thousands of files they would cost seconds.
@@ -35,26 +34,27 @@ class Placed(NamedTuple):
 
 def shared_ids(corpus: Corpus) -> Iterator[Placed]:
     """One id in several files. Ids are unique in a file; across files they are only hard to tell apart."""
-    places: defaultdict[str, list[tuple[Outline, Loc]]] = defaultdict(list)
+    first: dict[str, Outline] = {}
+    shared: dict[str, list[tuple[Outline, OutlinedClaim]]] = {}
     for outline in corpus.outlines:
         for claim in outline.claims:
-            places[claim.id].append((outline, (claim.section, claim.position, "id")))
-    for claim_id, found in places.items():
-        files = list(dict.fromkeys(outline.display for outline, _ in found))
-        if len(files) > 1 and claim_id:
-            outline, loc = next(place for place in found if place[0].display != files[0])
-            more = len(files) - 1 - _SHOWN
-            others = ", ".join(name for name in files[: _SHOWN + 1] if name != outline.display)
-            yield Placed(
-                outline,
-                Finding(
-                    loc,
-                    f"id {claim_id!r} is used in {len(files)} files, first in {files[0]}",
-                    expected="an id that no other file uses",
-                    found=f"the same id in {others}" + (f" and {more} more" if more > 0 else ""),
-                    help="`pv falsify --id` would mean all of them; name the file beside the id",
-                ),
-            )
+            if first.setdefault(claim.id, outline) is not outline and claim.id:
+                shared.setdefault(claim.id, []).append((outline, claim))
+    for claim_id, found in shared.items():
+        outline, claim = found[0]
+        files = list(dict.fromkeys(other.display for other, _ in found))
+        more = len(files) - 1 - _SHOWN
+        others = ", ".join([first[claim_id].display, *files[1 : _SHOWN + 1]])
+        yield Placed(
+            outline,
+            Finding(
+                (claim.section, claim.position, "id"),
+                f"id {claim_id!r} is used in {len(files) + 1} files, first in {first[claim_id].display}",
+                expected="an id that no other file uses",
+                found=f"the same id in {others}" + (f" and {more} more" if more > 0 else ""),
+                help="`pv falsify --id` would mean all of them; name the file beside the id",
+            ),
+        )
 
 
 def unknown_dependencies(corpus: Corpus) -> Iterator[Placed]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from pv.contract.claims import FALSIFIERS, texts_of
 from pv.contract.meaning import accepted
 from pv.rules.finding import Finding, Loc, text
-from pv.rules.view import HARNESSES, OBLIGATIONS, View
+from pv.rules.view import HARNESSES, OBLIGATIONS, Entry, View
 
 _RUNNABLE = ("test", "command", "test_harness", "name")
 _INERT = ("falsification", "falsification_conditions", "falsifiers", "falsification_criteria")
@@ -143,7 +142,7 @@ def empty_shells(view: View) -> Iterator[Finding]:
     if view.project.configured:
         return  # there PV410 knows which claims have a check
     for loc, entry in view.falsifiers:
-        if not any(text(entry, name) for name in _RUNNABLE) and not entry.get("blocked_on"):
+        if not entry.get("test") and not any(text(entry, name) for name in _RUNNABLE) and not entry.get("blocked_on"):
             yield Finding(
                 (*loc, "id"),
                 f"{entry.get('id')} names nothing that could be run",
@@ -211,9 +210,11 @@ def _nothing_bound(loc: Loc, what: str) -> Finding:
 
 def copied_predictions(view: View) -> Iterator[Finding]:
     """Two falsifiers with one prediction are one falsifier counted twice."""
-    first: dict[str, Any] = {}
-    for loc, entry in view.falsifiers:
-        words = " ".join(text(entry, "prediction", "expected").split())
+    said = [(loc, entry, text(entry, "prediction", "expected")) for loc, entry in view.falsifiers]
+    if len({words for _, _, words in said}) == len(said):
+        return
+    first: dict[str, Entry] = {}
+    for loc, entry, words in said:
         if words and first.setdefault(words, entry) is not entry:
             yield Finding(
                 (*loc, "prediction" if "prediction" in entry else "expected"),

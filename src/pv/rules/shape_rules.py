@@ -11,23 +11,26 @@ from pv.contract.meaning import SEMVER
 from pv.contract.near import nearest
 from pv.contract.vocabulary import ClaimKind
 from pv.diagnostics.model import TextEdit
-from pv.rules.finding import WARNING, Finding, text
+from pv.rules.finding import WARNING, Finding, Loc, text
 from pv.rules.view import FALSIFIERS, OBLIGATIONS, View
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _FALSIFIER_ID = re.compile(r"FALSIFY-[A-Z0-9]+(?:-[A-Z0-9]+)*-\d{3}")
 _HARNESS_ID = re.compile(r"KH-[A-Z0-9]+(?:-[A-Z0-9]+)*-\d{3}")
+_OTHER_NAMES = {section: frozenset(alias for _, alias in pairs) for section, pairs in ALIASES.items()}
 _DATE_FIELDS = ("created", "updated", "last_modified")
 _LOCKED_LEVELS = frozenset({"basic", "l1", "standard", "l2", "l3", "strict", "l4", "proven", "l5"})
 
 
 def written_twice(view: View) -> Iterator[Finding]:
     """A field and its other name in one entry: only one of them can be read."""
-    for section, pairs in ALIASES.items():
-        for loc, entry in view.falsifiers if section == FALSIFIERS else view.obligations:
-            for name, alias in pairs:
-                if alias in entry and name in entry and alias != "description":
-                    yield _twice((*loc, alias), name, alias)
+    for placed, section in ((view.falsifiers, FALSIFIERS), (view.obligations, OBLIGATIONS)):
+        others = _OTHER_NAMES[section]
+        for loc, entry in placed:
+            if not others.isdisjoint(entry):
+                for name, alias in ALIASES[section]:
+                    if alias in entry and name in entry and alias != "description":
+                        yield _twice((*loc, alias), name, alias)
 
 
 def described_twice(view: View) -> Iterator[Finding]:
@@ -37,7 +40,7 @@ def described_twice(view: View) -> Iterator[Finding]:
             yield _twice((*loc, "description"), "rule", "description")
 
 
-def _twice(loc: tuple[str | int, ...], name: str, alias: str) -> Finding:
+def _twice(loc: Loc, name: str, alias: str) -> Finding:
     return Finding(
         loc,
         f"`{alias}` is another name of `{name}`, and both are written: `{name}` is read, this is not",
@@ -62,32 +65,32 @@ def kind_at_the_top(view: View) -> Iterator[Finding]:
 
 
 def duplicate_ids(view: View) -> Iterator[Finding]:
-    """One id names one claim."""
-    for placed, words in ((view.falsifiers, "falsification test"), (view.harnesses, "Kani harness")):
-        if len({entry.get("id") for _, entry in placed if isinstance(entry.get("id"), str)}) == len(placed):
-            continue
-        first: dict[str, tuple[str | int, ...]] = {}
-        for loc, entry in placed:
-            name = entry.get("id")
-            if isinstance(name, str) and first.setdefault(name, loc) != loc:
-                yield _duplicate(view, (*loc, "id"), f"Duplicate {words} ID: {name}", first[name])
+    """One id names one claim of a list."""
+    for loc, name, before in _repeated(view):
+        if loc[0] == before[0] and loc[0] != OBLIGATIONS:
+            words = "falsification test" if loc[0] == FALSIFIERS else "Kani harness"
+            yield _duplicate(view, (*loc, "id"), f"Duplicate {words} ID: {name}", before)
 
 
 def ids_shared_between_lists(view: View) -> Iterator[Finding]:
     """A falsifier, a harness and an obligation with one id cannot be told apart by what names them."""
-    first: dict[str, tuple[str | int, ...]] = {}
-    for placed in (view.falsifiers, view.harnesses, view.obligations):
-        for loc, entry in placed:
-            name = entry.get("id")
-            if not isinstance(name, str):
-                continue
-            before = first.setdefault(name, loc)
-            same_claims = before[0] == loc[0] and loc[0] != OBLIGATIONS  # that is the rule above
-            if before != loc and not same_claims:
-                yield _duplicate(view, (*loc, "id"), f"id {name!r} is used twice in this file", before)
+    for loc, name, before in _repeated(view):
+        if loc[0] != before[0] or loc[0] == OBLIGATIONS:
+            yield _duplicate(view, (*loc, "id"), f"id {name!r} is used twice in this file", before)
 
 
-def _duplicate(view: View, loc: tuple[str | int, ...], message: str, first: tuple[str | int, ...]) -> Finding:
+def _repeated(view: View) -> Iterator[tuple[Loc, str, Loc]]:
+    """(place, id, first place) of every entry whose id another has before it."""
+    if len({name for _, name in view.ids}) == len(view.ids):
+        return
+    first: dict[str, Loc] = {}
+    for loc, name in view.ids:
+        before = first.setdefault(name, loc)
+        if before != loc:
+            yield loc, name, before
+
+
+def _duplicate(view: View, loc: Loc, message: str, first: Loc) -> Finding:
     span = view.document.span((*first, "id"))
     at = f"{first[0]}[{first[1]}]" + (f", line {span.line}" if span else "")
     return Finding(loc, message, expected="an id of its own", found=f"the id of {at}", help="renumber one of them")
@@ -148,7 +151,7 @@ def _is_date(value: str) -> bool:
     return len(value) == 10 or value[10] in "T "
 
 
-def _no_date(loc: tuple[str | int, ...], value: str) -> Finding:
+def _no_date(loc: Loc, value: str) -> Finding:
     return Finding(
         loc,
         f"`{loc[-1]}` is no date: expected YYYY-MM-DD, found `{value[:40]}`",
@@ -160,9 +163,8 @@ def _no_date(loc: tuple[str | int, ...], value: str) -> Finding:
 
 def id_form(view: View) -> Iterator[Finding]:
     """Ids become names of folders and arguments of commands."""
-    for loc, entry in view.claims:
-        name = entry.get("id")
-        if isinstance(name, str) and not _SAFE_ID.fullmatch(name):
+    for loc, name in view.ids:
+        if not _SAFE_ID.fullmatch(name) and loc[0] != OBLIGATIONS:
             yield Finding(
                 (*loc, "id"),
                 f"the id cannot name a folder or be typed: expected letters, digits, `-`, `_` and `.`, found {name!r}",

@@ -119,12 +119,20 @@ def _look(path: Path, project: Project, cache: Cache, *, keep_others: bool) -> _
 def _content(path: Path) -> bytes | None:
     """The bytes of a regular file of ordinary size; None for anything that the reader should have an opinion on."""
     try:
-        facts = os.stat(path)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST_REMEMBERED:
-            return None
-        return path.read_bytes()
+        # Not to wait for a writer should it be a pipe; three calls of the system for a file, of which there are many.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError):
         return None
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST_REMEMBERED:
+            return None
+        content = os.read(descriptor, facts.st_size + 1)
+        return content if len(content) == facts.st_size else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _silences_across(loaded: Loaded) -> bool:

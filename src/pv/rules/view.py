@@ -94,6 +94,12 @@ class View:
         return self.falsifiers + self.harnesses
 
     @cached_property
+    def ids(self) -> list[tuple[Loc, str]]:
+        """(place of the entry, id) of falsifiers, harnesses and obligations that have one, in this order."""
+        placed = self.claims + self.obligations
+        return [(loc, name) for loc, entry in placed if isinstance(name := entry.get("id"), str)]
+
+    @cached_property
     def own(self) -> list[Placed]:
         """The claims that carry a field of ours; most files of other people have none."""
         return [placed for placed in self.claims if not _PV_KEYS.isdisjoint(placed[1])]
