@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pv.contract.project import Project
+from pv.document.cachedir import make_cache_folder
 from pv.evidence import source_meaning
 from pv.evidence.digests import closure_digest
 from pv.evidence.record import FileDigest
@@ -86,7 +87,7 @@ class Sources:
             return
         data = {"version": CACHE_VERSION, "root": str(self.root), "files": self._known}
         with contextlib.suppress(OSError):
-            self.cache.mkdir(parents=True, exist_ok=True)
+            make_cache_folder(self.cache)
             temporary = self.cache / f"{FILE}.{os.getpid()}"
             temporary.write_text(json.dumps(data, separators=(",", ":")))
             temporary.replace(self.cache / FILE)

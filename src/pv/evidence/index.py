@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pv.contract.vocabulary import Cell, DeviceClass, Level, Verdict
+from pv.document.cachedir import make_cache_folder
 
 INDEX_VERSION = 1
 FILE = "evidence-index.json"
@@ -115,7 +116,7 @@ def _load(cache: Path | None, root: Path) -> _Table:
 def _save(cache: Path, root: Path, rows: Mapping[str, Any], closures: Mapping[str, Any]) -> None:
     data = {"version": INDEX_VERSION, "root": str(root.resolve()), "rows": rows, "closures": closures}
     with contextlib.suppress(OSError):  # a cache that cannot be written is only slow
-        cache.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(cache)
         temporary = cache / f"{FILE}.{os.getpid()}"
         temporary.write_text(json.dumps(data, separators=(",", ":")))
         temporary.replace(cache / FILE)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pv.contract.vocabulary import Cell, DeviceClass, Verdict
+from pv.document.cachedir import make_cache_folder
 from pv.falsify.attempt import Attempt
 from pv.falsify.planning import Key, Task
 
@@ -50,7 +51,8 @@ class Journal:
 
     def __init__(self, cache: Path, run_id: str, tasks: Sequence[Task], resumes: str = "") -> None:
         folder = cache / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(cache)
+        folder.mkdir(exist_ok=True)
         for old in _journals(cache)[: 1 - KEPT]:
             old.unlink(missing_ok=True)
         number = 1 + max((int(path.name.partition("-")[0]) for path in _journals(cache)), default=0)

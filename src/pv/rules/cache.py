@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from pv import __version__
 from pv.contract.project import Project
 from pv.diagnostics.model import Diagnostic, Severity, Span, TextEdit
+from pv.document.cachedir import make_cache_folder
 from pv.rules.outline import Outline, OutlinedClaim
 
 FILE_NAME = "validate.json"
-_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of pv; it may be removed at any time.\n"
 _ROOMS = ("contract", "diagnostics", "document", "rules")  # whose source decides what is found in a file
 
 
@@ -95,7 +95,7 @@ class Cache:
         new = {key: [sha256, states, _written(found)] for key, (sha256, states, found) in self._new.items()}
         content = {"identity": self._identity, "entries": {**self._old, **new}}
         with contextlib.suppress(OSError):
-            _prepare(self._file.parent)
+            make_cache_folder(self._file.parent)
             descriptor, name = tempfile.mkstemp(dir=self._file.parent, suffix=".tmp")
             try:
                 with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
@@ -104,14 +104,6 @@ class Cache:
             except OSError:
                 os.unlink(name)
                 raise
-
-
-def _prepare(folder: Path) -> None:
-    """Make the folder, mark it as a cache (https://bford.info/cachedir/) and keep it out of version control."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("CACHEDIR.TAG", _TAG), (".gitignore", "*\n")):
-        if not (folder / name).exists():
-            (folder / name).write_text(text, "utf-8")
 
 
 def _identity(project: Project) -> str:
