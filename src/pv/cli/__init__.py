@@ -1,1 +1,1 @@
-"""The command line: options -> one library call -> report -> exit code. Every command is loaded only when it is used."""
+"""The command line: options -> one library call -> report -> exit code. A command is loaded only when it is used."""

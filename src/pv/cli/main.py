@@ -23,11 +23,11 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "validate": Entry("pv.cli.validate:validate", "Check contracts: shape, references, statuses.", "Contracts"),
-    "falsify": Entry("pv.cli.falsify:falsify", "Run the code that tries to break claims; write what it earned.", "Contracts"),
-    "settle": Entry("pv.cli.settle:settle", "Write the statuses that the records on disk support; run nothing.", "Contracts"),
+    "falsify": Entry("pv.cli.falsify:falsify", "Run the code that tries to break claims.", "Contracts"),
+    "settle": Entry("pv.cli.settle:settle", "Write the statuses that the records support.", "Contracts"),
     "status": Entry("pv.cli.status:status", "Where every claim stands, the tally, ship percentages.", "Contracts"),
     "verify": Entry("pv.cli.verify:verify", "Re-judge every record offline; run nothing.", "Contracts"),
-    "gate": Entry("pv.cli.gate:gate", "The CI gate: validate, verify, recheck, versions against a git reference.", "Contracts"),
+    "gate": Entry("pv.cli.gate:gate", "May this be merged? What CI asks.", "Contracts"),
     "evidence": Entry("pv.cli.evidence:evidence", "Show, export, import and prune evidence records.", "Contracts"),
     "retract": Entry("pv.cli.retract:retract", "Invalidate a record, with a reason.", "Contracts"),
     "list": Entry("pv.cli.list_:list_", "List falsifiers by contract, status, device.", "Contracts"),
