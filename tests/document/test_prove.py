@@ -141,6 +141,24 @@ def test_a_comment_swallowed_by_a_block_scalar_is_noticed() -> None:
     assert "comments would change" in refused("a: x\nb: y\n", {"a": "x", "b": "y"}, [2], before)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1: x\ntrue: y\n~: z\n",
+        "a: &a {x: 1.10}\nb: {<<: *a, y: 2}\nc: *a\nd: &s yes\ne: *s\n",
+        "d: 2026-04-28\nt: 12:30:00\nu: 1_000\nb: 0b11\nz: 017\no: 0o17\nh: -0x1F\n",
+        "f: .5e3\ng: -.5\nh: 1e3\ni: +1\nj: 1.\nk: .inf\nl: .nan\n",
+        "h: !!str 1.10\ni: !!float 3\nk: ! 'x'\nl: !!int '4'\n",
+        "l: yes\nm: =\nn: <<\n",
+        'q: |+\n  a\n\n\nr: >-\n  a\n  b\n\n  c\ns: "a\\\n  b\\x41\\a"\n',
+        "%YAML 1.1\n---\na: yes\n",
+        "{a: 1,\n # c\n b: 2} # d\n",
+    ],
+)
+def test_files_with_unusual_scalars_can_be_proven(text: str) -> None:
+    proves(text.encode(), text.encode(), parse(text.encode(), "x").data, [])
+
+
 @settings(max_examples=60, deadline=None)
 @given(documents())
 def test_the_judge_reads_random_documents_as_the_reader_does(written: Written) -> None:

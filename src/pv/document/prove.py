@@ -63,7 +63,7 @@ def _judged(content: bytes) -> _Judged:
     try:
         node = YAML(typ="rt", pure=True).compose(io.StringIO(text))
         comments = tuple(_comments(YAML(typ="rt", pure=True).scan(io.StringIO(text))))
-        return _Judged(_Data().of(node), comments)
+        return _Judged(_Data(text).of(node), comments)
     except YAMLError as error:
         raise NotProven(f"ruamel.yaml cannot read it: {' '.join(str(error).split())[:300]}") from error
 
@@ -89,7 +89,8 @@ def _reread(content: bytes) -> Any:
 class _Data:
     """Nodes -> plain data; an anchored node is built once and shared, as its aliases share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
+        self._text = text
         self._built: dict[int, Any] = {}
 
     def of(self, node: Any) -> Any:
@@ -99,12 +100,23 @@ class _Data:
 
     def _build(self, node: Any) -> Any:
         if isinstance(node, ScalarNode):
-            return _scalar(node)
+            return self._scalar(node)
         if isinstance(node, SequenceNode):
             return [self.of(item) for item in node.value]
         if isinstance(node, MappingNode):
             return self._mapping(node)
         raise NotProven(f"expected a scalar, a sequence or a mapping, found {type(node).__name__}")
+
+    def _scalar(self, node: Any) -> Any:
+        """The value by the core schema; ruamel's own resolver knows other numbers, and dates."""
+        text = str(node.value)
+        if node.style == ">":
+            return text.replace("\a", "")  # the round-trip scanner marks where it folded; no block scalar has a BEL
+        tagged = self._text[node.start_mark.index : node.start_mark.index + 1] in ("!", "&")
+        if node.tag == _TAG + "str" and (node.style or tagged):
+            return text
+        value = resolve_plain(text)
+        return float(value) if node.tag == _TAG + "float" and isinstance(value, int) else value
 
     def _mapping(self, node: Any) -> dict[str, Any]:
         data: dict[str, Any] = {}
@@ -122,16 +134,6 @@ class _Data:
         for source in merged:
             data |= {key: value for key, value in source.items() if key not in data}
         return data
-
-
-def _scalar(node: Any) -> Any:
-    text = str(node.value)
-    if node.style == ">":
-        text = text.replace("\a", "")  # the round-trip scanner marks the places where it folded; no text has BEL there
-    if node.tag == _TAG + "str":
-        return text
-    value = resolve_plain(text)
-    return float(value) if node.tag == _TAG + "float" and isinstance(value, int) else value
 
 
 def _comments(tokens: Iterable[Any]) -> Iterator[str]:
