@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
 from functools import cache
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
@@ -258,6 +257,8 @@ def _report(
 
 def _similar_key(data: Any, loc: Loc) -> str | None:
     """The key beside a missing one that resembles it: one finding then says both."""
+    from difflib import SequenceMatcher
+
     beside = at(data, loc[:-1])
     ratios = {
         key: SequenceMatcher(None, key, str(loc[-1])).ratio()

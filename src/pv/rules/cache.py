@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,6 +65,10 @@ class Cache:
         """A cache that remembers nothing."""
         return cls(None, "", {})
 
+    def key(self, content: bytes) -> str:
+        """What names a content here; nothing needs a name in a cache that remembers nothing."""
+        return hashlib.sha256(content).hexdigest() if self._file is not None else ""
+
     def get(self, path: Path, display: str, sha256: str) -> Remembered | None:
         """What was found in the file when it had this content; None when that cannot be relied on."""
         key = os.path.abspath(path)
@@ -91,6 +94,8 @@ class Cache:
         """Write the cache, atomically. A folder that cannot be written is no reason to fail."""
         if self._file is None or not (self._new or self._changed):
             return
+        import tempfile  # costs as much as reading ten contracts, and most calls write nothing
+
         # Files of other calls stay remembered, so that checking one file does not forget the others.
         new = {key: [sha256, states, _written(found)] for key, (sha256, states, found) in self._new.items()}
         content = {"identity": self._identity, "entries": {**self._old, **new}}

@@ -155,7 +155,7 @@ def empty_shells(view: View) -> Iterator[Finding]:
 def undecided_thresholds(view: View) -> Iterator[Finding]:
     """A bound that nothing can meet, or that everything meets, decides nothing."""
     contract = view.loaded.contract
-    for claim in contract.claims if contract is not None and view.own else ():
+    for claim in contract.claims if contract is not None else ():
         for name, threshold in claim.thresholds.items():
             pieces = accepted(threshold)
             everything = len(pieces) == 1 and pieces[0].low == -math.inf and pieces[0].high == math.inf

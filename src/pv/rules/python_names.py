@@ -5,11 +5,13 @@ A name in a comment, in a string, or in somebody else's class is not defined her
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import ast
 
 
 class Names(NamedTuple):
@@ -30,6 +32,8 @@ def defined_in(path: Path) -> Names:
 
 @lru_cache(maxsize=512)
 def _defined(path: Path, changed: int, size: int) -> Names:
+    import ast  # few contracts cite Python
+
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except OSError as error:
@@ -41,6 +45,8 @@ def _defined(path: Path, changed: int, size: int) -> Names:
 
 def _names(body: list[ast.stmt], prefix: str) -> Iterator[str]:
     """Names bound at the level of a module or a class, also under `if`, `try`, `with` and loops."""
+    import ast
+
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield prefix + node.name
@@ -57,6 +63,8 @@ def _names(body: list[ast.stmt], prefix: str) -> Iterator[str]:
 
 def _statements(node: ast.stmt) -> Iterator[ast.stmt]:
     """The statements directly inside a compound statement; a `type` statement binds its name and has none."""
+    import ast
+
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield child
@@ -65,6 +73,8 @@ def _statements(node: ast.stmt) -> Iterator[ast.stmt]:
 
 
 def _targets(target: ast.expr) -> Iterator[str]:
+    import ast
+
     if isinstance(target, ast.Name):
         yield target.id
     elif isinstance(target, ast.Tuple | ast.List):

@@ -237,7 +237,7 @@ def boasting_documents(view: View) -> Iterator[Finding]:
 
 def unreadable_claims(view: View) -> Iterator[Finding]:
     """A rung on a claim whose own fields pv cannot read: nothing on disk can ever support it."""
-    if view.loaded.contract is not None or not any(d.code == OWN_SHAPE for d in view.loaded.diagnostics):
+    if view.loaded.sound or not any(d.code == OWN_SHAPE for d in view.loaded.diagnostics):
         return
     for loc, entry in view.own:
         word, place = written_status(entry, loc)

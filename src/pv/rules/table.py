@@ -355,6 +355,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         WARNING,
         check=shape_rules.claim_words,
+        own=True,
     ),
     Rule(
         "PV229",
@@ -424,6 +425,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=references.unbound,
+        own=True,
     ),
     Rule(
         "PV302",
@@ -443,6 +445,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=references.preconditions,
+        own=True,
     ),
     Rule(
         "PV304",
@@ -452,6 +455,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=references.circular_preconditions,
+        own=True,
     ),
     Rule(
         "PV305",
@@ -472,6 +476,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         WARNING,
         check=references.threshold_sources,
+        own=True,
     ),
     Rule(
         "PV307",
@@ -481,6 +486,7 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         WARNING,
         check=references.unknown_subjects,
+        own=True,
     ),
     Rule(
         "PV311",
@@ -512,6 +518,7 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         WARNING,
         check=references.names_without_a_file,
+        own=True,
     ),
     # ------------------------------------------------------------------------------------------ statuses
     Rule(
@@ -567,6 +574,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=statuses.without_evidence,
+        own=True,
         suppressible=False,
     ),
     Rule(
@@ -577,6 +585,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=statuses.said_twice,
+        own=True,
     ),
     Rule(
         "PV407",
@@ -587,6 +596,7 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         WARNING,
         check=statuses.unknown_words,
+        own=True,
     ),
     Rule(
         "PV408",
@@ -627,6 +637,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=statuses.unreadable_claims,
+        own=True,
         suppressible=False,
     ),
     Rule(
@@ -637,6 +648,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         WARNING,
         check=statuses.malformed_heads,
+        own=True,
     ),
     # ------------------------------------------------------------------------------------------ history
     Rule(
@@ -765,6 +777,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=falsifiability.undecided_thresholds,
+        own=True,
         sections=("falsification_tests",),
     ),
     Rule(
@@ -926,7 +939,7 @@ def check_history(old: Contract, new: Loaded, project: Project) -> list[Diagnost
         return []
     view = View(new, document, project)
     return [
-        _diagnostic(BY_CODE[code], finding, project.profile, document.path, new.data, document.span)
+        _diagnostic(BY_CODE[code], finding, project.profile, document.path, new.data, view.span)
         for code, check_pair in HISTORY_CHECKS.items()
         for finding in check_pair(view, old)
     ]
@@ -984,23 +997,28 @@ def project_stems(project: Project) -> frozenset[str]:
 
 
 def _run(view: View, scope: Scope) -> Iterator[Diagnostic]:
-    profile, path, data, span = view.project.profile, view.document.path, view.data, view.document.span
-    is_contract = view.loaded.artifact == codes.CONTRACT and bool(data)
-    for rule, rule_check in _active(profile, scope, view.project.ignore):
-        if not (is_contract or rule.code in _RULES_OF_READING):
-            continue
-        if rule.sections and data.keys().isdisjoint(rule.sections):
+    project, data = view.project, view.data
+    rules = _active(project.profile, scope, project.ignore)
+    if view.loaded.artifact != codes.CONTRACT or not data:
+        rules = tuple(active for active in rules if active.rule.code in _RULES_OF_READING)
+    for rule, rule_check, sections, own in rules:
+        if (sections and sections.isdisjoint(data)) or (own and not view.own):
             continue
         for finding in rule_check(view):
-            yield _diagnostic(rule, finding, profile, path, data, span)
+            yield _diagnostic(rule, finding, project.profile, view.document.path, data, view.span)
+
+
+class _Active(NamedTuple):
+    rule: Rule
+    check: Callable[[View], Iterator[Finding]]
+    sections: frozenset[str]
+    own: bool
 
 
 @cache
-def _active(
-    profile: Profile, scope: Scope, ignore: tuple[str, ...]
-) -> tuple[tuple[Rule, Callable[[View], Iterator[Finding]]], ...]:
+def _active(profile: Profile, scope: Scope, ignore: tuple[str, ...]) -> tuple[_Active, ...]:
     return tuple(
-        (rule, rule.check)
+        _Active(rule, rule.check, frozenset(rule.sections), rule.own)
         for rule in RULES
         if rule.scope is scope and rule.check and rule.severity(profile) is not OFF and rule.code not in ignore
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,13 +70,18 @@ def validate(
     """Look at every file. `whole`: the files are all the contracts of the project."""
     cache = cache or Cache.off()
     seen: list[_Seen] = []
+    ids: set[str] = set()
     left_out = 0
     for path in discovery.files:
         one = _look(path, project, cache, keep_others=path in discovery.explicit)
         if one is None:
             left_out += 1
-        else:
-            seen.append(one)
+            continue
+        names = {claim.id for claim in one.found.outline.claims}
+        # The document is let go where nobody will ask for a place in it: thousands of them are a lot of memory.
+        asked = one.found.outline.depends_on or not ids.isdisjoint(names) or project.profile is Profile.STRICT
+        seen.append(one if asked else one._replace(loaded=None))
+        ids |= names
     diagnostics = [*discovery.refused]
     for one in seen:
         diagnostics += one.found.diagnostics
@@ -93,7 +97,7 @@ def _look(path: Path, project: Project, cache: Cache, *, keep_others: bool) -> _
     """One file, from the cache or from itself; None for a file met in a folder that is no contract."""
     display = project.display(path)
     content = _content(path)
-    sha256 = hashlib.sha256(content).hexdigest() if content is not None else ""
+    sha256 = cache.key(content) if content is not None else ""
     if content is not None:
         remembered = cache.get(path, display, sha256)
         if remembered is not None and remembered.outline.artifact:
@@ -111,9 +115,7 @@ def _look(path: Path, project: Project, cache: Cache, *, keep_others: bool) -> _
     found = Remembered(outline_of(loaded), report.diagnostics, _silences_across(loaded), {})
     if content is not None:
         cache.put(path, sha256, report.looked_at, found)
-    # The document is let go where nobody will ask for a place in it: thousands of them are a lot of memory.
-    needed = bool(found.outline.depends_on) or project.profile is Profile.STRICT
-    return _Seen(path, found, content, loaded if needed else None)
+    return _Seen(path, found, content, loaded)
 
 
 def _content(path: Path) -> bytes | None:

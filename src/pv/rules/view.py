@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pv.contract.claims import equation_name
 from pv.contract.load import Loaded
 from pv.contract.project import Profile, Project
+from pv.diagnostics.model import Span
 from pv.rules.facts import NO_FACTS, FactsByClaim
 from pv.rules.finding import Loc
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 FALSIFIERS, HARNESSES, OBLIGATIONS = "falsification_tests", "kani_harnesses", "proof_obligations"
 Entry = Mapping[str, Any]
+_HEAD = "metadata:"
 Placed = tuple[Loc, Entry]
 
 _PV_KEYS = frozenset(
@@ -127,6 +129,17 @@ class View:
     def ambiguities(self) -> tuple[Ambiguity, ...]:
         """Scalars that two readers of YAML would read apart."""
         return self.document.ambiguities()
+
+    def span(self, loc: Loc, *, key: bool = False) -> Span | None:
+        """The place of a value or key; of what is absent from the top, the key `metadata` with which contracts begin."""
+        if len(loc) == 1 and loc[0] not in self.data and "\r" not in self.document.text:
+            text = self.document.text
+            start = 0 if text.startswith(_HEAD) else text.find("\n" + _HEAD) + 1
+            if text.startswith(_HEAD, start):
+                line = text.count("\n", 0, start) + 1
+                end = start + len(_HEAD) - 1
+                return Span(start, end, line, 1, line, len(_HEAD))
+        return self.document.span(loc, key=key)
 
     def entries(self, section: str) -> list[Placed]:
         """(place, mapping) of the items of a list of mappings."""
