@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from pv.diagnostics.model import Span
@@ -64,6 +65,7 @@ _CLOSINGS = (*(closing for _, closing in _PAIRS), *_QUOTES)
 _FROM_HASH = re.compile(r"#[^\r\n]*")  # begins with a character that the engine can search for
 
 
+@lru_cache(maxsize=4096)  # the same few numbers stand in thousands of files
 def judge(text: str) -> tuple[str, str] | None:
     """The kind of a plain scalar that readers disagree on, and a spelling they agree on; None for the others."""
     if text in OLD_BOOLEANS:
