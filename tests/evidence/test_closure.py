@@ -94,6 +94,13 @@ def test_a_neighbour_and_a_relative_import_are_followed(project):
     assert "src/engine/ops.py" in found
 
 
+def test_a_relative_import_runs_its_own_package(project):
+    write(project, "falsifiers/__init__.py", "")
+    write(project, "falsifiers/other.py", "from . import _shared\n")
+    write(project, "falsifiers/_shared.py", "")
+    assert names(project, "falsifiers/other.py")[0] == "falsifiers/__init__.py"
+
+
 def test_a_package_without_init_is_followed(project):
     write(project, "src/bare/inner/leaf.py", "")
     write(project, "falsifiers/other.py", "from bare.inner import leaf\nimport bare.inner.leaf as l\n")

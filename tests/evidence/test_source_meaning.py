@@ -79,6 +79,10 @@ def test_code_counts(old, new):
     assert meaning(SOURCE.replace(old, new).encode()) != meaning(SOURCE.encode())
 
 
+def test_a_docstring_after_letters_of_several_bytes_is_found():
+    assert meaning("class Ééé: 'doc'; x = 1\n".encode()) == meaning("class Ééé: 'other'; x = 1\n".encode())
+
+
 def test_indentation_counts():
     assert meaning(b"if a:\n    b()\n    c()\n") != meaning(b"if a:\n    b()\nc()\n")
 

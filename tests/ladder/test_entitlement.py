@@ -146,11 +146,16 @@ def test_a_seedless_check_repeated_here_proves_nothing(make_claim, make_view):
         (1.0, 1.3, 0.2, False),
         (math.nan, math.nan, 1.0, False),
         (math.inf, math.inf, 1.0, False),
+        (math.inf, 1.0, math.inf, False),
     ],
 )
 def test_agreement_is_within_the_repeat_bound(make_claim, make_view, one, other, repeat, agrees):
     views = [make_view(host="a", figures=figures(one, repeat)), make_view(host="b", figures=figures(other, repeat))]
     assert (entitle(make_claim(), views).status is Status.DISCHARGED) is agrees
+
+
+def test_two_records_without_figures_agree_on_nothing(make_claim, make_view):
+    assert entitle(make_claim(), [make_view(host="a"), make_view(host="b")]).status is Status.FUNCTIONAL
 
 
 def test_an_exhausted_bound_discharges_if_it_is_the_bound(make_claim, make_view):
