@@ -266,6 +266,15 @@ def test_what_is_asked_for_must_be_there(house, pv, arguments, code, says):
     assert says in ran.out + ran.err
 
 
+def test_paths_elsewhere_bring_their_own_project(house, pv, monkeypatch, tmp_path):
+    path = house.contract("x-v1", house.claim("FALSIFY-X-001"))
+    house.checks("x-v1", FALSIFY_X_001=GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert pv("falsify", path, "--all").code == 0
+    assert "status: FUNCTIONAL" in written(house)
+    assert "FALSIFY-X-001" in pv("list", path).out
+
+
 def test_an_empty_project_is_not_success(house, pv):
     assert pv("falsify", "--all").code == 5
 
@@ -483,7 +492,8 @@ def test_the_end_of_a_crashed_checks_log_is_shown(house, pv):
 
 
 def interrupted(house, number: int) -> subprocess.CompletedProcess[str]:
-    """Run `pv falsify --all`, send the signal when the first record is on disk and the second check has begun."""
+    """Run `pv falsify --all`, send the signal when the first check is in the journal and the second one has begun."""
+    begun = house.root / "begun"
     process = subprocess.Popen(
         [sys.executable, "-m", "pv", "falsify", "--all"],
         cwd=house.root,
@@ -492,13 +502,16 @@ def interrupted(house, number: int) -> subprocess.CompletedProcess[str]:
         text=True,
     )
     deadline = time.monotonic() + 60
-    waiting = [house.root / "begun", house.root / "evidence" / "FALSIFY-X-001"]
-    while not all(path.exists() for path in waiting) and process.poll() is None and time.monotonic() < deadline:
+    while not (begun.exists() and journalled(house) >= 2) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.1)  # the folder is made a moment before the record in it
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def journalled(house) -> int:
+    """Lines of the run's journal: one that says what is wanted, then one for each finished check."""
+    return sum(path.read_text().count("\n") for path in (house.root / ".pv_cache" / "runs").glob("*.jsonl"))
 
 
 @pytest.fixture

@@ -296,6 +296,26 @@ def test_several_workers_run_side_by_side(ran, checks):
     assert [attempt.verdict.value for attempt in attempts.values()] == ["SURVIVED", "SURVIVED"]
 
 
+def test_a_gpu_serves_one_check_at_a_time(ran, checks, monkeypatch):
+    """Three workers, two checks on the GPU and one on the processor: the two never meet."""
+    monkeypatch.setitem(MACHINE, DeviceClass.CUDA, DeviceReport(DeviceClass.CUDA, "a card"))
+    body = """
+    import time
+    here = ctx.project / f"{ctx.cell.device.value}-{ctx.scratch.parent.name}"
+    here.touch()
+    met = 0
+    for _ in range(20):
+        met = max(met, len(list(ctx.project.glob("cuda-*"))))
+        time.sleep(0.01)
+    here.unlink()
+    return measure('m', not defect and met <= 1)"""
+    entries = [
+        checks.entry(f"FALSIFY-X-00{i}", cells=((device, "code"),)) for i, device in enumerate(("cuda", "cuda", "cpu"))
+    ]
+    attempts = ran(numbered(checks, *[body.strip()] * 3), *entries, jobs=3)
+    assert [attempt.verdict.value for attempt in attempts.values()] == ["SURVIVED"] * 3
+
+
 def test_checks_of_one_group_share_a_worker_and_what_it_built(ran, checks):
     build = "import os; return measure('m', not defect and ctx.subject('s', os.getpid) == os.getpid())"
     tell = "print(ctx.subject('s', lambda: 'built anew')); return measure('m', not defect)"

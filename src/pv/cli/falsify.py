@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pv.cli.exit_codes import ExitCode
-from pv.cli.here import project_here
+from pv.cli.here import project_of
 
 if TYPE_CHECKING:
     from pv.contract.project import Project
@@ -132,7 +132,7 @@ def falsify(
     if asked.nothing:
         raise click.UsageError("say what to run: --id ID, --all, -k EXPR, --select TERMS, --failed, --stale, PATHS")
     write = not (check or dry_run)
-    project = project_here()
+    project = project_of(paths)
     prepared = _prepared(project, asked)
     options = Options(jobs, seed, write, drift_only=check, adopt=adopt, resumes=prepared.resumes)
     outcome = run_prepared(project, prepared, options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pv.cli.exit_codes import ExitCode
-from pv.cli.here import project_here
+from pv.cli.here import project_of
 
 if TYPE_CHECKING:
     from pv.falsify.discovery import Checks
@@ -44,7 +44,7 @@ def list_(
     from pv.falsify.rows import rows_of
     from pv.falsify.selection import SelectionError, by_terms, by_words
 
-    project = project_here()
+    project = project_of(paths)
     loaded = load_all(paths, project)
     checks = find_checks(project)
     ledger = Ledger.open(project, checks)

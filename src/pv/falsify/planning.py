@@ -29,7 +29,7 @@ Key = tuple[str, str]  # (contract stem, claim id)
 class Task:
     """One check to be run in one cell. `missing` is not empty where it is BLOCKED before it starts.
 
-    Equal only to itself: a contract's data cannot be hashed.
+    Two tasks are equal when they try the same claim in the same cell.
     """
 
     contract: Contract
@@ -42,6 +42,12 @@ class Task:
     @property
     def key(self) -> Key:
         return self.contract.id, self.claim.id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Task) and (self.key, self.cell) == (other.key, other.cell)
+
+    def __hash__(self) -> int:  # not of the fields: a contract's data cannot be hashed
+        return hash((self.key, self.cell))
 
     def __str__(self) -> str:
         return f"{self.claim.id} [{self.cell}]"
