@@ -353,6 +353,15 @@ def test_a_lock_directory_of_somebody_else_is_refused(
         directory.rmdir()
 
 
+def test_a_lock_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    assert files._private(tmp_path / "locks") == tmp_path / "locks"
+    (tmp_path / "locks").chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("locks", "link"):
+        with pytest.raises(PermissionError, match="only this user can write to"):
+            files._private(tmp_path / name)
+
+
 def test_the_lock_directory_is_ours_alone() -> None:
     facts = files._lock_directory().stat()
     assert facts.st_uid == os.getuid()

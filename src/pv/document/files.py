@@ -112,7 +112,11 @@ def _lock_directory() -> Path:
         return directory
     fixed = "/tmp"  # noqa: S108 - the directory below is made for this user alone, and checked
     base = fixed if os.access(fixed, os.W_OK | os.X_OK) else tempfile.gettempdir()
-    directory = Path(base) / f"pv-locks-{os.getuid()}"
+    return _private(Path(base) / f"pv-locks-{os.getuid()}")
+
+
+def _private(directory: Path) -> Path:
+    """The directory, made if it is not there; somebody else's could hold links to our files where we look for locks."""
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700)
     facts = directory.lstat()

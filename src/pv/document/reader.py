@@ -181,9 +181,12 @@ class Document:
         """The comments `# pv: ignore[CODE] reason`."""
         return self._suppressions[0]
 
-    def ambiguities(self) -> tuple[Ambiguity, ...]:
-        """Scalars that readers of YAML 1.1 and 1.2 read apart, and values cut off by ` #`, in the order of the file."""
-        found = [each for index in self._built.plains if (each := self._ambiguous(index)) is not None]
+    def ambiguities(self, skip: frozenset[str] = frozenset()) -> tuple[Ambiguity, ...]:
+        """Scalars that readers of YAML 1.1 and 1.2 read apart, and values cut off by ` #`, in the order of the file.
+
+        Kinds in `skip` are left out before anybody works out where they stand, which is what takes time.
+        """
+        found = [each for index in self._built.plains if (each := self._ambiguous(index, skip)) is not None]
         found += [self._cut(index, comment) for index, comment in self._cut_short()]
         return tuple(sorted(found, key=lambda each: each.span.start))
 
@@ -212,11 +215,11 @@ class Document:
     def _span_of(self, node: Node) -> Span:
         return self._lines.span(node.start, node.end)
 
-    def _ambiguous(self, index: int) -> Ambiguity | None:
+    def _ambiguous(self, index: int, skip: frozenset[str]) -> Ambiguity | None:
         start, end = self._places.bare(index)
         text = self.text[start:end]
         verdict = ("merge key", "") if text == "<<" else ambiguity.judge(text)
-        if verdict is None:
+        if verdict is None or verdict[0] in skip:
             return None
         loc = self._places.loc_of(index)
         key = self._places.path(loc)[-1].key
