@@ -5,28 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pv.diagnostics.model import TextEdit
-from pv.document.ambiguity import KINDS, Ambiguity
-from pv.rules.finding import Finding
+from pv.document.ambiguity import KINDS, judge
+from pv.rules.finding import Finding, Loc
 from pv.rules.view import View
 
-# Where a number stands for text and its spelling matters; elsewhere 0.90 and 0.9 are one number.
-_TEXT_FIELDS = frozenset({"version", "id", "contract_id"})
+# Text that often looks like a number. Elsewhere 0.90 and 0.9 are one number; here 1.10 is not 1.1.
+_TEXT_FIELDS = (("metadata", "version"), ("metadata", "id"), ("metadata", "contract_id"), ("version",))
 
 
 def read_apart(view: View) -> Iterator[Finding]:
-    """Scalars whose value depends on the version of YAML that a reader follows."""
+    """Scalars whose value depends on the version of YAML that a reader follows, and versions that lose a digit."""
     for each in view.ambiguities:
-        if each.kind == "cut" or (each.kind == "number as text" and each.loc[-1:] and each.loc[-1] not in _TEXT_FIELDS):
-            continue
-        yield Finding(
-            each.loc,
-            f"`{each.text}` is {KINDS[each.kind]}",
-            expected=f"`{each.fix}`" if each.fix else "a spelling that all readers agree on",
-            found=f"`{each.text}`",
-            help=f"write it as `{each.fix}`" if each.fix else "quote it, or write the number another way",
-            key=each.is_key,
-            edits=_respelt(each),
-        )
+        if each.kind != "cut":
+            edits = (TextEdit(each.span.start, each.span.end, each.fix),) if each.fix else ()
+            yield _apart(each.loc, each.text, each.kind, each.fix, edits, key=each.is_key)
+    for loc in _TEXT_FIELDS:
+        if isinstance(view.document.get(loc), float):
+            scalar = view.document.scalar(loc)
+            verdict = judge(scalar.text) if scalar is not None else None
+            if scalar is not None and verdict is not None and verdict[0] == "number as text":
+                edits = (TextEdit(scalar.span.start, scalar.span.end, verdict[1]),)
+                yield _apart(loc, scalar.text, verdict[0], verdict[1], edits)
+
+
+def _apart(loc: Loc, text: str, kind: str, fix: str, edits: tuple[TextEdit, ...], *, key: bool = False) -> Finding:
+    return Finding(
+        loc,
+        f"`{text}` is {KINDS[kind]}",
+        expected=f"`{fix}`" if fix else "a spelling that all readers agree on",
+        found=f"`{text}`",
+        help=f"write it as `{fix}`" if fix else "quote it, or write the number another way",
+        key=key,
+        edits=edits,
+    )
 
 
 def cut_off(view: View) -> Iterator[Finding]:
@@ -41,7 +52,3 @@ def cut_off(view: View) -> Iterator[Finding]:
                 found=f"`{value[:60]}`",
                 help="quote the whole value, or put the comment on a line of its own",
             )
-
-
-def _respelt(each: Ambiguity) -> tuple[TextEdit, ...]:
-    return (TextEdit(each.span.start, each.span.end, each.fix),) if each.fix else ()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FALSIFIERS, HARNESSES, OBLIGATIONS = "falsification_tests", "kani_harnesses", "proof_obligations"
 Entry = Mapping[str, Any]
 _HEAD = "metadata:"
+_WITHOUT_LOST_DIGITS = frozenset({"number as text"})
 Placed = tuple[Loc, Entry]
 
 _PV_KEYS = frozenset(
@@ -127,11 +128,11 @@ class View:
 
     @cached_property
     def ambiguities(self) -> tuple[Ambiguity, ...]:
-        """Scalars that two readers of YAML would read apart."""
-        return self.document.ambiguities()
+        """Scalars that two readers of YAML would read apart; numbers whose last digits are lost are another matter."""
+        return self.document.ambiguities(_WITHOUT_LOST_DIGITS)
 
     def span(self, loc: Loc, *, key: bool = False) -> Span | None:
-        """The place of a value or key; of what is absent from the top, the key `metadata` with which contracts begin."""
+        """The place of a value or key; of what is absent from the top, the key `metadata` with which files begin."""
         if len(loc) == 1 and loc[0] not in self.data and "\r" not in self.document.text:
             text = self.document.text
             start = 0 if text.startswith(_HEAD) else text.find("\n" + _HEAD) + 1
