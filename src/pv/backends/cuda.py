@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -143,7 +142,10 @@ def _driver_from_nvml() -> str:
 def _want_room(weights: Weights, options: CudaOptions, device: torch.device) -> None:
     """Refuse a model larger than the card's free memory before a byte is copied."""
     size = options.dtype.itemsize
-    need = sum(prod(weight.shape) * size for weight in weights.tensors.values())
+    there = weights.tensors["embedding"].data
+    held = there.device == device and there.dtype == options.dtype  # made on the card: used in place, q, k, v aside
+    spec = weights.spec
+    need = size * (spec.layers * spec.qkv_width * spec.hidden if held else spec.parameters)
     with in_our_words():
         free, total = torch.cuda.mem_get_info(device)
     if need + HEADROOM > free:
@@ -173,6 +175,7 @@ class CudaSession:
         self._stream = _stream_on(weights.device) if self._on_card else None
         self._token = torch.zeros(1, dtype=torch.int64, device=weights.device)
         self._answer = torch.zeros(self.spec.vocab, pin_memory=self._on_card)  # float32, on the host
+        self.replayed = 0  # how many decode steps were replays of a recorded graph
         self._recorded: tuple[Any, torch.Tensor] | None = None  # a CUDA graph of one decode step, and where it answers
         with self._working():
             self._make_cache(min(FIRST_CAPACITY, self.spec.context))
@@ -182,11 +185,6 @@ class CudaSession:
     @property
     def position(self) -> int:
         return self._cache.length
-
-    @property
-    def replays(self) -> bool:
-        """Whether the next plain decode step replays a recorded graph."""
-        return self._recorded is not None
 
     def prefill(self, tokens: Sequence[int], tap: Tap | None = None, graft: Graft | None = None) -> np.ndarray:
         """Append `tokens` to an empty cache; logits of the last position, float32, (V,)."""
@@ -245,6 +243,7 @@ class CudaSession:
         graph, logits = self._recorded
         self._token.fill_(token)
         graph.replay()
+        self.replayed += 1
         self._cache.advance_host(1)
         return self._fetch(logits)
 

@@ -121,7 +121,7 @@ class _Loader:
         return Chunk(data, span, first, rows)
 
     def _dense(self, weight: Weight) -> np.ndarray:
-        values: np.ndarray = weight.dense().detach().numpy()
+        values: np.ndarray = weight.dense().detach().cpu().numpy()
         return values
 
 

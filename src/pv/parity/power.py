@@ -211,7 +211,7 @@ def power(
     defects = [d for d in defects if not (d.card_only and facts.device_class != "cuda")]
     total = len(defects) + len(prompts)
     try:
-        healthy = false_alarms(test, on, prompts, lambda done, what: progress(done, total, what))
+        healthy = false_alarms(test, on.weights, prompts, on.steps, lambda done, what: progress(done, total, what))
     finally:
         test.close()
     rows = []
@@ -222,16 +222,20 @@ def power(
 
 
 def false_alarms(
-    test: Session, on: Bench, prompts: Sequence[Sequence[int]], progress: Callable[[int, str], None] = lambda *_: None
+    test: Session,
+    weights: Weights,
+    prompts: Sequence[Sequence[int]],
+    steps: int = STEPS,
+    progress: Callable[[int, str], None] = lambda *_: None,
 ) -> Healthy:
     """The start gate over many prompts of one healthy session."""
-    cpu = open_cpu(on.weights.dequantized())
+    cpu = open_cpu(weights.dequantized())
     verdicts: list[Verdict] = []
     try:
         for number, prompt in enumerate(prompts):
             progress(number, "healthy prompts")
             tokens = probe(prompt)
-            verdicts.append(lockstep(reference_logits(cpu, tokens, on.steps), test, tokens, on.steps))
+            verdicts.append(lockstep(reference_logits(cpu, tokens, steps), test, tokens, steps))
     finally:
         cpu.close()
     figures = [_figures(verdict.steps) for verdict in verdicts]
