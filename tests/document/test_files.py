@@ -343,14 +343,12 @@ def test_a_lock_can_be_taken_again_by_its_holder_and_is_free_afterwards(path: Pa
 def test_a_lock_directory_of_somebody_else_is_refused(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: real + 1_000_000)
-    directory = Path(f"/tmp/pv-locks-{real + 1_000_000}")
-    try:
-        with pytest.raises(NotWritten, match="only this user can write to"), locked(path):
-            pass
-    finally:
-        directory.rmdir()
+    ours = os.getuid()
+    (tmp_path / "locks").mkdir(mode=0o700)
+    monkeypatch.setattr(os, "getuid", lambda: ours + 1)
+    monkeypatch.setattr(files, "_lock_directory", lambda: files._private(tmp_path / "locks"))
+    with pytest.raises(NotWritten, match="only this user can write to"), locked(path):
+        pass
 
 
 def test_a_lock_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
