@@ -21,7 +21,7 @@ pick_python() {
 
 # The file that pip would take for a requirement, without downloading it.
 file_for() {
-  .venv/bin/python -m pip install --quiet --dry-run --no-deps --ignore-installed --report - "$1" 2>/dev/null |
+  .venv/bin/python -m pip install -qq --dry-run --no-deps --ignore-installed --report - "$1" 2>/dev/null |
     .venv/bin/python -c 'import json, sys; print(json.load(sys.stdin)["install"][0]["download_info"]["url"].rsplit("/", 1)[-1])' 2>/dev/null || true
 }
 
@@ -30,14 +30,14 @@ install_torch() {
   local want="${PV_TORCH:-torch==$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' requirements/constraints.txt)}" file
   if [ -n "${PV_TORCH:-}" ]; then
     say "installing torch from PV_TORCH"
-    .venv/bin/python -m pip install --quiet "$want"
+    .venv/bin/python -m pip install -qq "$want"
     return
   fi
   file=$(file_for "$want")
   # On Linux an unmarked wheel is the CUDA build, several gigabytes: taken only where there is a card for it.
   if [[ "$file" == *cpu* || "$(uname -s)" == Darwin ]] || { [ -n "$file" ] && command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }; then
     say "installing torch ($file)"
-    .venv/bin/python -m pip install --quiet "$want"
+    .venv/bin/python -m pip install -qq "$want"
   else
     say "torch is NOT installed: pip would take '${file:-nothing}' for $want, which is not a CPU build, and this machine has no NVIDIA GPU."
     say "Contracts can be validated without it; checks that need the engine are BLOCKED. Next step: PV_TORCH=/path/to/a/cpu/wheel make setup"
@@ -53,11 +53,11 @@ main() {
   python=$(pick_python)
   say "first run: building .venv with $("$python" --version) (a minute or two)"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --upgrade -c requirements/constraints.txt pip setuptools
+  .venv/bin/python -m pip install -qq --upgrade -c requirements/constraints.txt pip setuptools
   install_torch
   # torch is in no list here on purpose: a resolver that meets it would fetch gigabytes.
-  .venv/bin/python -m pip install --quiet -c requirements/constraints.txt -r requirements/all.txt
-  .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+  .venv/bin/python -m pip install -qq -c requirements/constraints.txt -r requirements/all.txt
+  .venv/bin/python -m pip install -qq --no-deps --no-build-isolation -e .
   rm -f .venv/.pv-setup-*
   touch "$stamp"
   say "ready"
