@@ -138,6 +138,12 @@ def test_the_caret_stands_under_the_words_whatever_is_before_them(line: str) -> 
     assert caret_is_under(rendered(error("BAD", line), source=line), "BAD")
 
 
+def test_a_tab_is_shown_as_spaces_since_terminals_differ_on_its_width() -> None:
+    text = rendered(error("BAD", "\ta:\tBAD"), source="\ta:\tBAD")
+    assert "   1 |     a:    BAD\n     |           ^^^\n" in text
+    assert "c.yaml:1:5" in text
+
+
 def test_wide_words_are_underlined_in_full() -> None:
     assert caret_is_under(rendered(error("日本", "a: 日本 b"), source="a: 日本 b"), "日本")
 
