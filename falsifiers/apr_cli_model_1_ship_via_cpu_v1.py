@@ -254,7 +254,7 @@ def they_name_each_other(context: Any) -> list[Measurement]:
     ]
 
 
-# --- 003: the contract itself ------------------------------------------------------------------------------------------
+# --- 003: the contract itself ----------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
