@@ -36,7 +36,8 @@ CONTRACT = "trace-ffn-sub-block-v1"
 SLOTS = {
     "attn_norm": ("attn_norm", 256), "qkv": ("qkv_bias", 384), "attn_out": ("attn_out", 256),
     "ffn_norm": ("ffn_norm", 256), "ffn_gate": ("ffn_gate", 768), "ffn_up": ("ffn_up", 768),
-    "ffn_silu": ("ffn_silu", 768), "ffn_swigl": ("ffn_swigl", 768), "ffn_out": ("ffn_out", 256), "output": ("post_ffn_residual", 256),
+    "ffn_silu": ("ffn_silu", 768), "ffn_swigl": ("ffn_swigl", 768), "ffn_out": ("ffn_out", 256),
+    "output": ("post_ffn_residual", 256),
 }  # fmt: skip
 OLDER = ("attn_norm", "qkv", "attn_out", "ffn_norm", "ffn_out", "output")
 FIGURES = ("mean", "std", "minimum", "maximum")
