@@ -37,11 +37,12 @@ def child(work: Callable[[], None]) -> int:
     return pid
 
 
-def live_for_ever(toy) -> None:
-    """The code breaks and is mended over and over; every run is recorded and settled."""
+def live_for_ever(toy, beat: int) -> None:
+    """The code breaks and is mended over and over; every run is recorded and settled. Each begins with a beat."""
     step = toy.clock // 1000  # the next writer goes on where the killed one was
     while True:
         step += 1
+        os.write(beat, b".")
         toy.write("src/engine/ops.py", f"def cosine():\n    return {step}\n")
         toy.run(value=0.5 if step % 2 else 1.0, run_id=str(step))
 
@@ -66,10 +67,15 @@ def kill_at_random_moments(toy, times: int) -> None:
     cycle = time.perf_counter() - started  # how long one writing takes
     seen = set()
     for _ in range(times):
-        pid = child(lambda: live_for_ever(toy))
-        time.sleep(chance.random() * 2 * cycle)
+        hear, beat = os.pipe()
+        pid = child(lambda beat=beat: live_for_ever(toy, beat))
+        for _ in range(chance.randint(1, 2)):
+            os.read(hear, 1)
+        time.sleep(chance.random() * cycle)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        os.close(hear)
+        os.close(beat)
         assert_sound(toy)
         seen.add(toy.claim("FALSIFY-TOY-001").status)
         toy.clock += 1000  # the clock of the killed one is lost; later runs must be later

@@ -254,6 +254,24 @@ def test_a_dry_settling_writes_nothing(toy):
     assert toy.text == before
 
 
+def test_what_records_that_are_not_on_disk_would_earn(toy):
+    """`--check` and `--dry-run`: the same plan as if they had been written, and nothing is."""
+    record = toy.record()
+    plan = toy.settle(write=False, also=[record])
+    assert not toy.project.evidence.exists()
+    toy.ledger.store.add(record)
+    assert toy.settle(write=False).after == plan.after
+    with pytest.raises(ValueError, match="every record on disk before a status"):
+        toy.settle(also=[record])
+
+
+def test_of_an_id_that_stands_twice_the_first_entry_is_written(toy):
+    entry = toy.text[toy.text.index("  - id: FALSIFY-TOY-003") :]
+    toy.write("contracts/toy-v1.yaml", toy.text + entry)
+    toy.settle()
+    assert toy.text.count("status: BLOCKER_FIXTURE_ABSENT") == 1
+
+
 def test_figures_are_short(make_record):
     assert figures(make_record().measurements) == "bits_equal 1, cosine 0.9999998, ratio 1.2"
     assert figures(make_record().measurements * 2).endswith(" and 2 more")

@@ -49,7 +49,7 @@ def claim_meaning(contract: Contract, claim: Claim) -> dict[str, Any]:
         "blockedOn": sorted(set(claim.blocked_on)),
         "thresholds": {name: _threshold(threshold) for name, threshold in claim.thresholds.items()},
         "cost": claim.cost.value,
-        "bound": claim.bound,
+        "bound": None if claim.bound is None else number(claim.bound),
     }
 
 

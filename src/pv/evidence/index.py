@@ -90,7 +90,7 @@ def current(root: Path, cache: Path | None, stats: Sequence[Stat], read: Reader)
         closures[summary.closure_digest] = closure
     if cache is not None and (fresh > len(problems) or len(rows) != len(table.rows)):
         _save(cache, root, rows, closures)
-    summaries = sorted((_summary(row[2]) for row in rows.values()), key=_age)
+    summaries = sorted((_summary(row[2]) for row in rows.values()), key=in_time)
     return Index(tuple(summaries), closures, tuple(problems))
 
 
@@ -99,7 +99,8 @@ class _Table(NamedTuple):
     closures: Mapping[str, Mapping[str, str]]
 
 
-def _age(summary: Summary) -> tuple[str, str]:
+def in_time(summary: Summary) -> tuple[str, str]:
+    """Sort key: when a record was made, then its digest. Without the Z, a moment sorts before one with a fraction."""
     return summary.started_at.removesuffix("Z"), summary.digest
 
 

@@ -16,9 +16,10 @@ from pv.contract.claims import Claim, Contract
 from pv.contract.load import Loaded
 from pv.contract.project import Project
 from pv.contract.vocabulary import Cell, Verdict
+from pv.evidence import statement
 from pv.evidence.closure import CheckSource, Closure, Sources, by_path
 from pv.evidence.digests import claim_digest
-from pv.evidence.index import Summary
+from pv.evidence.index import Summary, in_time
 from pv.evidence.record import Record
 from pv.evidence.staleness import CurrentDigests, in_words, stale_reason
 from pv.evidence.statement import plain
@@ -57,15 +58,30 @@ class Ledger:
     summaries: tuple[Summary, ...] = field(repr=False)
     closures: Mapping[str, Mapping[str, str]] = field(repr=False)
     problems: tuple[Problem, ...] = ()
+    also: Mapping[str, Record] = field(default_factory=dict, repr=False)
 
     @staticmethod
-    def open(project: Project, checks: FoundChecks | None) -> Ledger:
-        """The ledger of a project as its evidence folder stands now."""
-        store = Store(project.evidence, project.cache)
+    def open(project: Project, checks: FoundChecks | None, also: Iterable[Record] = ()) -> Ledger:
+        """The ledger of a project as its evidence folder stands now, as if it also held the records `also`.
+
+        Raises StatementError for one of those that could not be written.
+        """
+        own = project.evidence.is_relative_to(project.root)
+        store = Store(project.evidence, project.cache if own else None)  # the index is of one folder only
         index = store.index()
         problems = tuple(Problem(store.root / name, message) for name, message in index.problems)
+        named = [replace(record, digest=statement.digest(statement.to_bytes(record))) for record in also]
+        known = {summary.digest for summary in index.summaries}
+        new = [summarise(record, "") for record in named if record.digest not in known]
+        summaries = sorted([*index.summaries, *new], key=in_time) if new else index.summaries
+        closures = {**index.closures, **{record.closure_digest: by_path(record.closure) for record in named}}
         sources = Sources(project.root, project.cache)
-        return Ledger(project, store, checks, sources, index.summaries, index.closures, problems)
+        extra = {record.digest: record for record in named}
+        return Ledger(project, store, checks, sources, tuple(summaries), closures, problems, extra)
+
+    def record(self, digest: str) -> Record:
+        """The record with this digest, which must be one of `by_digest`."""
+        return self.also[digest] if digest in self.also else self.store.read(self.by_digest[digest])
 
     @cached_property
     def by_digest(self) -> Mapping[str, Summary]:

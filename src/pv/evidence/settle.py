@@ -36,15 +36,19 @@ def settle(
     today: str | None = None,
     starts: Mapping[Path, Contract] | None = None,
     against: str = "HEAD",
+    also: Sequence[Record] = (),
 ) -> list[WritePlan]:
     """One plan for each sound contract; with `write`, put on disk (a file that changed meanwhile is planned anew once).
 
     `adopt` overwrites status words that are not pv's. `starts` are the contracts as they stood when the run began, for
     the version where there is no git; without it, they are as loaded. `against` is the git revision since which there
-    is one bump. Raises NotWritten where a file could not be replaced.
+    is one bump. `also` are records that are not on disk (of a run that writes nothing): what would they earn? Raises
+    NotWritten where a file could not be replaced, ValueError for `also` together with `write`.
     """
+    if write and also:
+        raise ValueError("expected every record on disk before a status is written, found records that are not")
     task = _Task(project, checks, today or f"{datetime.now(UTC):%Y-%m-%d}", adopt, against)
-    ledger = Ledger.open(project, checks)
+    ledger = Ledger.open(project, checks, also)
     plans = []
     for one in loaded:
         if one.contract is None:
@@ -59,7 +63,8 @@ def settle(
 def flips(ledger: Ledger, contract: Contract) -> list[Flip]:
     """What every entry of a contract must say, by the records on disk, where that is not what it says already."""
     entitlements = ledger.entitlements(contract)
-    wanted = [flip_of(ledger, contract, claim, entitlements[claim.id]) for claim in contract.claims]
+    claims = {claim.id: claim for claim in reversed(contract.claims)}  # of an id that stands twice, the first
+    wanted = [flip_of(ledger, contract, claim, entitlements[claim.id]) for claim in reversed(claims.values())]
     return [flip for flip in wanted if flip is not None and not is_written(contract, flip)]
 
 
@@ -67,8 +72,8 @@ def flip_of(ledger: Ledger, contract: Contract, claim: Claim, entitlement: Entit
     """What one entry must say. None where nothing was ever recorded and the status is somebody else's word."""
     if claim.status is None and claim.status_text and not entitlement.heads:
         return None
-    heads = [ledger.store.read(ledger.by_digest[digest]) for digest in entitlement.heads]
-    pointed = [ledger.store.read(ledger.by_digest[d]) for d in claim.evidence if d in ledger.by_digest]
+    heads = [ledger.record(digest) for digest in entitlement.heads]
+    pointed = [ledger.record(digest) for digest in claim.evidence if digest in ledger.by_digest]
     status = entitlement.status
     functional = status in (Status.FUNCTIONAL, Status.DISCHARGED)
     return Flip(
