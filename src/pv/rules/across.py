@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from pv.rules.finding import Finding
 from pv.rules.outline import Outline, OutlinedClaim
 
 _SHOWN = 3
-# Suggestions compare names that begin alike, and not too many: among thousands of files they would cost seconds.
+# Suggestions compare names that begin alike, and not too many; who misses dozens of files has made no slip.
 _HEAD, _ENOUGH = 4, 30
 
 
@@ -21,8 +22,28 @@ class Corpus(NamedTuple):
 
     outlines: Sequence[Outline]
     project: Project
-    stems: frozenset[str]
+    stems: Stems
     whole: bool  # whether the call covers the project's contracts
+
+
+class Stems:
+    """The names that `depends_on` may use: those of the call, of the project, and of the files beside the asker."""
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self.known = frozenset(known)
+        self._by_folder: dict[str, frozenset[str]] = {}
+
+    def have(self, stem: str, asker: str) -> bool:
+        """Whether a contract of that name can be meant in the file `asker`."""
+        return stem in self.known or f"{stem}.yaml" in self._beside(os.path.dirname(asker))
+
+    def _beside(self, folder: str) -> frozenset[str]:
+        if folder not in self._by_folder:
+            try:
+                self._by_folder[folder] = frozenset(os.listdir(folder or "."))
+            except OSError:
+                self._by_folder[folder] = frozenset()
+        return self._by_folder[folder]
 
 
 class Placed(NamedTuple):
@@ -64,12 +85,12 @@ def unknown_dependencies(corpus: Corpus) -> Iterator[Placed]:
     near_by_stem: dict[str, str | None] = {}
     for outline in corpus.outlines:
         for index, name in enumerate(outline.depends_on):
-            stem = _stem(name)
-            if stem not in corpus.stems and not _beside(outline, stem):
-                if stem not in near_by_stem:
-                    alike = [known for known in corpus.stems if known[:_HEAD] == stem[:_HEAD]]
+            stem = stem_of(name)
+            if not corpus.stems.have(stem, outline.display):
+                if stem not in near_by_stem and len(near_by_stem) < _ENOUGH:
+                    alike = [known for known in corpus.stems.known if known[:_HEAD] == stem[:_HEAD]]
                     near_by_stem[stem] = nearest(stem, sorted(alike)[:_ENOUGH])
-                near = near_by_stem[stem]
+                near = near_by_stem.get(stem)
                 yield Placed(
                     outline,
                     Finding(
@@ -85,10 +106,10 @@ def unknown_dependencies(corpus: Corpus) -> Iterator[Placed]:
 def circular_dependencies(corpus: Corpus) -> Iterator[Placed]:
     """Contracts that depend on each other."""
     by_stem = {outline.stem: outline for outline in corpus.outlines if outline.depends_on}
-    graph = {stem: [_stem(name) for name in outline.depends_on] for stem, outline in by_stem.items()}
+    graph = {stem: [stem_of(name) for name in outline.depends_on] for stem, outline in by_stem.items()}
     for stem in _in_rings(graph):
         targets = [target for target in graph[stem] if target in graph]
-        index = next((i for i, name in enumerate(by_stem[stem].depends_on) if _stem(name) in targets), 0)
+        index = next((i for i, name in enumerate(by_stem[stem].depends_on) if stem_of(name) in targets), 0)
         yield Placed(
             by_stem[stem],
             Finding(
@@ -141,7 +162,7 @@ def unknown_bindings(corpus: Corpus) -> Iterator[Placed]:
     equations = {outline.stem: outline.equations for outline in corpus.outlines if outline.artifact == "contract"}
     for outline in corpus.outlines:
         for index, (contract, equation) in enumerate(outline.bindings):
-            known = equations.get(_stem(contract))
+            known = equations.get(stem_of(contract))
             if known is not None and equation not in known:
                 near = nearest(equation, known)
                 yield Placed(
@@ -163,8 +184,8 @@ def unknown_scopes(corpus: Corpus) -> Iterator[Placed]:
     settings = Outline("pyproject.toml", "pyproject", "settings")
     for scope, stems in corpus.project.scopes.items():
         for stem in stems:
-            if stem not in corpus.stems:
-                near = nearest(stem, corpus.stems)
+            if stem not in corpus.stems.known:
+                near = nearest(stem, corpus.stems.known)
                 yield Placed(
                     settings,
                     Finding(
@@ -177,12 +198,7 @@ def unknown_scopes(corpus: Corpus) -> Iterator[Placed]:
                 )
 
 
-def _beside(outline: Outline, stem: str) -> bool:
-    """Whether a file of that name lies in the same folder."""
-    return Path(outline.display).with_name(f"{stem}.yaml").exists()
-
-
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """`contracts/x-v1.yaml`, `x-v1.yaml` and `x-v1` name one contract."""
     last = name.rsplit("/", 1)[-1]
     return last.removesuffix(".yaml").removesuffix(".yml")

@@ -18,7 +18,7 @@ from pv.contract.project import Profile, Project
 from pv.diagnostics.model import Diagnostic, Severity, Span
 from pv.document.problems import CODES
 from pv.rules import across, document_rules, falsifiability, history, kinds, references, shape_rules, statuses
-from pv.rules.across import Corpus
+from pv.rules.across import Corpus, Stems
 from pv.rules.facts import NO_FACTS, FactsByClaim
 from pv.rules.finding import ERROR, OFF, WARNING, Finding, Loc, Rule, Scope
 from pv.rules.outline import Outline, outline_of
@@ -972,11 +972,13 @@ def check_outlines(
     project: Project,
     span_of: Callable[[Outline, Loc, bool], Span | None],
     *,
+    stems: Stems | None = None,
     whole: bool = False,
 ) -> list[Diagnostic]:
     """The rules across files, before suppression; `span_of` finds a place in a file that may not be at hand."""
-    stems = {outline.stem for outline in outlines if outline.artifact == codes.CONTRACT} | project_stems(project)
-    corpus = Corpus(outlines, project, frozenset(stems), whole)
+    if stems is None:
+        stems = Stems([*(outline.stem for outline in outlines), *project_stems(project)])
+    corpus = Corpus(outlines, project, stems, whole)
     found = []
     for code, check_all in CORPUS_CHECKS.items():
         rule = BY_CODE[code]

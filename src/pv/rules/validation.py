@@ -15,6 +15,7 @@ from pv.contract.project import Profile, Project
 from pv.contract.vocabulary import Status
 from pv.diagnostics.model import Diagnostic, Severity, Span
 from pv.rules import table
+from pv.rules.across import Stems, stem_of
 from pv.rules.cache import Cache, Remembered
 from pv.rules.facts import NO_FACTS, FactsByClaim
 from pv.rules.finding import Loc
@@ -69,6 +70,7 @@ def validate(
 ) -> Validation:
     """Look at every file. `whole`: the files are all the contracts of the project."""
     cache = cache or Cache.off()
+    stems = Stems([*(path.stem for path in discovery.files), *table.project_stems(project)])
     seen: list[_Seen] = []
     ids: set[str] = set()
     left_out = 0
@@ -77,16 +79,15 @@ def validate(
         if one is None:
             left_out += 1
             continue
-        names = {claim.id for claim in one.found.outline.claims}
-        # The document is let go where nobody will ask for a place in it: thousands of them are a lot of memory.
-        asked = one.found.outline.depends_on or not ids.isdisjoint(names) or project.profile is Profile.STRICT
-        seen.append(one if asked else one._replace(loaded=None))
-        ids |= names
+        _note_places(one, stems, ids)
+        # In a strict project the claims will be judged; otherwise nobody needs the document again, and thousands of
+        # them are a lot of memory.
+        seen.append(one if project.profile is Profile.STRICT else one._replace(loaded=None))
     diagnostics = [*discovery.refused]
     for one in seen:
         diagnostics += one.found.diagnostics
     diagnostics += _about_claims(seen, project, facts)
-    diagnostics += _across(seen, project, cache, whole)
+    diagnostics += _across(seen, project, cache, stems, whole)
     cache.save()
     concerned = {diagnostic.path for diagnostic in diagnostics}
     texts = {one.found.outline.display: _text(one) for one in seen if one.found.outline.display in concerned}
@@ -180,7 +181,25 @@ def _names_in(folder: Path) -> frozenset[str]:
 # ------------------------------------------------------------------------------------------ across
 
 
-def _across(seen: Sequence[_Seen], project: Project, cache: Cache, whole: bool) -> Iterator[Diagnostic]:
+def _note_places(one: _Seen, stems: Stems, ids: set[str]) -> None:
+    """While the document is at hand, note the places that rules across files will point at."""
+    outline = one.found.outline
+    if one.loaded is not None:
+        for index, name in enumerate(outline.depends_on):
+            if not stems.have(stem_of(name), outline.display):
+                _note(one.found, one.loaded, ("metadata", "depends_on", index), False)
+        for claim in outline.claims:
+            if claim.id in ids:
+                _note(one.found, one.loaded, (claim.section, claim.position, "id"), False)
+    ids.update(claim.id for claim in outline.claims)
+
+
+def _note(found: Remembered, loaded: Loaded, loc: Loc, key: bool) -> None:
+    span = loaded.document.span(loc, key=key) if loaded.document is not None else None
+    found.places[repr((loc, key))] = list(span) if span is not None else []
+
+
+def _across(seen: Sequence[_Seen], project: Project, cache: Cache, stems: Stems, whole: bool) -> Iterator[Diagnostic]:
     by_display = {one.found.outline.display: one for one in seen}
     read_again: dict[str, Loaded] = {}
 
@@ -198,14 +217,12 @@ def _across(seen: Sequence[_Seen], project: Project, cache: Cache, whole: bool) 
             return None
         name = repr((loc, key))
         if name not in one.found.places:
-            document = loaded_of(one).document
-            span = document.span(loc, key=key) if document is not None else None
-            one.found.places[name] = list(span) if span is not None else []
+            _note(one.found, loaded_of(one), loc, key)
             cache.learn(one.path, one.found)
         place = one.found.places[name]
         return Span(*place) if place else None
 
-    found = table.check_outlines([one.found.outline for one in seen], project, span_of, whole=whole)
+    found = table.check_outlines([one.found.outline for one in seen], project, span_of, stems=stems, whole=whole)
     silencing = {display: one for display, one in by_display.items() if one.found.suppressed}
     for diagnostic in found:
         if diagnostic.path not in silencing:
