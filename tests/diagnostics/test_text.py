@@ -7,7 +7,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pv.diagnostics.model import Diagnostic, Severity, Span, TextEdit
@@ -171,6 +171,7 @@ def test_a_long_line_whose_words_come_early_begins_at_its_beginning() -> None:
     st.integers(0, 9),
     st.integers(30, 120),
 )
+@example("0" * 23, 23, 0, 30)
 def test_no_line_is_a_crash_or_too_long(line: str, start: int, size: int, width: int) -> None:
     start = min(start, len(line))
     end = min(start + size, len(line))

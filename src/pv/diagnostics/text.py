@@ -6,6 +6,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final, NamedTuple, TextIO
 
@@ -140,7 +141,7 @@ def _clip(row: _Row, start: int, end: int, room: int) -> _View:
     start = min(start, row.size)
     end = min(max(end, start), row.size)
     first, last = 0, row.size
-    if row.cells(0, row.size) > room:
+    if row.cells(0, row.size) >= room:  # a caret may stand behind the last character
         inner = room - 2  # an ellipsis at each end
         if row.cells(0, end) > inner:  # else the line is shown from its beginning
             first = start
@@ -152,6 +153,7 @@ def _clip(row: _Row, start: int, end: int, room: int) -> _View:
     return _View(head + row.text(first, last) + tail, before, max(row.cells(start, min(end, last)), 1))
 
 
+@lru_cache(maxsize=4096)  # a text has few different characters
 def _piece(character: str) -> tuple[str, int]:
     """A character as it is shown, and its cells."""
     if character == "\t":

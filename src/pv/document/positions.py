@@ -17,7 +17,6 @@ _PROPERTIES = re.compile(r"(?:[&!]\S*(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)?)*)+"
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _STYLES: Final = {"'": "single", '"': "double", "|": "literal", ">": "folded"}
 _NO_PROPERTIES: Final = Properties("", "")
-_NOWHERE: Final = -1
 
 
 class ScalarInfo(NamedTuple):
@@ -72,13 +71,15 @@ class Lines:
         return Span(start, end, line, start - self.starts[line - 1] + 1, end_line, end - self.starts[end_line - 1] + 1)
 
 
-class _Child(NamedTuple):
-    key: int  # index of its key, or _NOWHERE for an item of a sequence
-    value: int
-    merged: bool
+class _Step(NamedTuple):
+    """One step of a way into the document."""
+
+    value: int  # index on the tape; the entry before that of a mapping's value is its key
+    keyed: bool
+    merged: bool  # the value stands elsewhere: a `<<` brings it
 
 
-_ROOT: Final = _Child(_NOWHERE, 0, False)
+_ROOT: Final = _Step(0, False, False)
 
 
 class Places:
@@ -88,20 +89,28 @@ class Places:
         self._text = text
         self._built = built
         self._tape = built.tape
-        self._children: dict[int, dict[str | int, _Child]] = {}
+        self._children: dict[int, dict[str | int, int]] = {}
+        self._merged: set[tuple[int, int]] = set()  # collection and value
 
     def path(self, loc: Loc) -> list[Node]:
         """The nodes from the root along the longest existing prefix of `loc`."""
-        return [self._node(child) for child in self._steps(loc)]
+        return [self._node(step) for step in self._steps(loc)]
 
     def extent(self, loc: Loc, *, key: bool) -> tuple[int, int]:
         """Start and end of the value at `loc`, or of its key; of the nearest ancestor's key where it is absent."""
-        steps = self._steps(loc)
-        last = steps[-1]
-        return self._extent(last.key if last.key != _NOWHERE and (key or len(steps) <= len(loc)) else last.value)
+        at = value = 0
+        keyed = False
+        absent = False
+        for part in loc:
+            child = self.children(at).get(part)
+            if child is None:
+                absent = True
+                break
+            at, value, keyed = self._target(child), child, isinstance(part, str)
+        return self._extent(value - 2 if keyed and (key or absent) else value)
 
-    def children(self, index: int) -> dict[str | int, _Child]:
-        """What the collection at `index` of the tape holds, by key or position; empty for a scalar."""
+    def children(self, index: int) -> dict[str | int, int]:
+        """The values that the collection at `index` of the tape holds, by key or position; empty for a scalar."""
         known = self._children.get(index)
         if known is None:
             known = self._children[index] = self._look_into(index)
@@ -115,8 +124,8 @@ class Places:
             yield loc, node
             if node.alias:
                 continue
-            inner = [((*loc, part), child) for part, child in self.children(node.at).items() if not child.merged]
-            stack.extend((at, self._node(child)) for at, child in reversed(inner))
+            steps = [(part, self._step(node.at, part, value)) for part, value in self.children(node.at).items()]
+            stack.extend(((*loc, part), self._node(step)) for part, step in reversed(steps) if not step.merged)
 
     def loc_of(self, index: int) -> Loc:
         """The location of the entry at `index` of the tape; that of its value for a key."""
@@ -136,8 +145,8 @@ class Places:
             if code != OPEN_MAP:
                 continue
             first: dict[str, tuple[int, int]] = {}
-            for child in self._own_children(index):
-                name, place = self._key_text(child.key), self._extent(child.key)
+            for value in self._own(index):
+                name, place = self._key_text(value), self._extent(value - 2)
                 if name in first:
                     found.append(Duplicate(name, first[name], place))
                 first.setdefault(name, place)
@@ -160,42 +169,48 @@ class Places:
         start, end = self._extent(index)
         return (self._after_properties(start, end) if start in self._built.properties else start), end
 
-    def _steps(self, loc: Loc) -> list[_Child]:
-        steps = [_ROOT]
+    def _steps(self, loc: Loc) -> list[_Step]:
+        steps, at = [_ROOT], 0
         for part in loc:
-            child = self.children(self._target(steps[-1].value)).get(part)
+            child = self.children(at).get(part)
             if child is None:
                 break
-            steps.append(child)
+            steps.append(self._step(at, part, child))
+            at = self._target(child)
         return steps
 
-    def _look_into(self, index: int) -> dict[str | int, _Child]:
+    def _step(self, collection: int, part: str | int, value: int) -> _Step:
+        return _Step(value, isinstance(part, str), (collection, value) in self._merged)
+
+    def _look_into(self, index: int) -> dict[str | int, int]:
         code = self._tape[index]
         if code == OPEN_SEQUENCE:
-            return dict(enumerate(self._own_children(index)))
+            return dict(enumerate(self._own(index)))
         if code != OPEN_MAP:
             return {}
-        found: dict[str | int, _Child] = {}
+        found: dict[str | int, int] = {}
         sources: list[int] = []
-        for child in self._own_children(index):
-            name = self._key_text(child.key)
-            if name == "<<" and self._tape[child.key] not in self._built.disguised:
-                sources += self._merged_from(child.value)
-            found[name] = child  # of duplicates the last one stands, as in the data
+        for value in self._own(index):
+            name = self._key_text(value)
+            if name == "<<" and self._tape[value - 2] not in self._built.disguised:
+                sources += self._merged_from(value)
+            found[name] = value  # of duplicates the last one stands, as in the data
         for source in sources:
-            for part, child in self.children(source).items():
-                found.setdefault(part, child._replace(merged=True))
+            for part, value in self.children(source).items():
+                if part not in found:
+                    found[part] = value
+                    self._merged.add((index, value))
         return found
 
-    def _own_children(self, index: int) -> Iterator[_Child]:
-        is_map = self._tape[index] == OPEN_MAP
-        at, close = index + 3, self._tape[index + 2]
+    def _own(self, index: int) -> Iterator[int]:
+        """The values that stand in the collection at `index` itself; a key, if any, is two entries before its value."""
+        tape = self._tape
+        skip = 2 if tape[index] == OPEN_MAP else 0
+        at, close = index + 3 + skip, tape[index + 2]
         while at < close:
-            key = _NOWHERE
-            if is_map:
-                key, at = at, at + 2
-            yield _Child(key, at, False)
-            at = self._after(at)
+            yield at
+            code = tape[at]
+            at = skip + (at + 2 if code >= 0 else at + 3 if code == ALIAS else tape[at + 2] + 2)
 
     def _after(self, index: int) -> int:
         """The index that follows the whole node at `index`."""
@@ -207,29 +222,27 @@ class Places:
     def _merged_from(self, index: int) -> list[int]:
         target = self._target(index)
         if self._tape[target] == OPEN_SEQUENCE:
-            return [self._target(child.value) for child in self._own_children(target)]
+            return [self._target(value) for value in self._own(target)]
         return [target]
 
     def _target(self, index: int) -> int:
         return self._built.targets.get(index, index)
 
     def _towards(self, index: int, wanted: int) -> tuple[int, str | int]:
-        """The child of the collection at `index` that is, holds or names the entry at `wanted`."""
-        for part, child in self.children(index).items():
-            if child.merged:
-                continue
-            if wanted in (child.key, child.value) or child.value < wanted < self._after(child.value):
-                return child.value, part
-        # The entry belongs to a key that a later, equal one replaced.
-        for place, child in enumerate(self._own_children(index)):
-            if child.key <= wanted < self._after(child.value):
-                return child.value, self._key_text(child.key) if child.key != _NOWHERE else place
+        """The value in the collection at `index` that is, holds or belongs to the entry at `wanted`."""
+        keyed = 2 if self._tape[index] == OPEN_MAP else 0
+        for place, value in enumerate(self._own(index)):
+            if value - keyed <= wanted < self._after(value):
+                return value, self._key_text(value) if keyed else place
         raise LookupError(f"the entry {wanted} is not inside the collection at {index}")
 
-    def _key_text(self, index: int) -> str:
-        start, end = self._extent(index)
+    def _key_text(self, value: int) -> str:
+        start = self._tape[value - 2]
         disguised = self._built.disguised.get(start)
-        return " ".join(self._text[start:end].split("\n")) if disguised is None else disguised
+        if disguised is not None:
+            return disguised
+        text = self._text[start : self._tape[value - 1]]
+        return text.replace("\n", " ") if "\n" in text else text  # a fold that leaves the length as it was
 
     def _extent(self, index: int) -> tuple[int, int]:
         """Start and end of the node at `index`."""
@@ -245,14 +258,14 @@ class Places:
             end -= 1
         return start, end
 
-    def _node(self, child: _Child) -> Node:
-        start, end = self._extent(child.value)
-        target = self._target(child.value)
-        alias = self._text[start + 1 : end] if target != child.value else "<<" if child.merged else ""
-        anchor, tag = self._built.properties.get(start, _NO_PROPERTIES) if target == child.value else _NO_PROPERTIES
+    def _node(self, step: _Step) -> Node:
+        start, end = self._extent(step.value)
+        target = self._target(step.value)
+        alias = self._text[start + 1 : end] if target != step.value else "<<" if step.merged else ""
+        anchor, tag = self._built.properties.get(start, _NO_PROPERTIES) if target == step.value else _NO_PROPERTIES
         value_start = self._after_properties(start, end) if anchor or tag else start
-        key = None if child.key == _NOWHERE else self._extent(child.key)
-        opening = {OPEN_MAP: "{", OPEN_SEQUENCE: "["}.get(self._tape[child.value])
+        key = self._extent(step.value - 2) if step.keyed else None
+        opening = {OPEN_MAP: "{", OPEN_SEQUENCE: "["}.get(self._tape[step.value])
         flow = opening is not None and self._text[value_start : value_start + 1] == opening
         return Node(target, start, end, value_start, anchor, tag, alias, key, flow)
 
