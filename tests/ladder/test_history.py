@@ -100,7 +100,7 @@ def test_the_parity_contract(history):
     assert str(parity.tally) == "5+0"
     assert parity.tally.complete
     assert parity.changelog == [
-        "1.5.0: pv: PARTIAL_ALGORITHM_LEVEL -> DISCHARGED: F-001, F-002, F-003; FUNCTIONAL -> DISCHARGED: F-004",
+        "1.5.0: pv: PARTIAL_ALGORITHM_LEVEL -> DISCHARGED: F-001, -002, -003; FUNCTIONAL -> DISCHARGED: F-004",
         "1.4.0: pv: PARTIAL_ALGORITHM_LEVEL -> DISCHARGED: F-005",
         "1.3.0: pv: evidence renewed: F-005",
         "1.2.0: begun",

@@ -391,6 +391,21 @@ def test_the_changelog_says_what_moved_since_the_base(load_text):
     ) in second.after.decode()
 
 
+def test_ids_of_one_family_are_told_briefly(load_text):
+    head = (
+        HEAD.replace("  kind:", '  changelog: ["1.0.0: begun"]\n  kind:')
+        .replace('["1', '\n  - "1')
+        .replace('n"]', 'n"')
+    )
+    ids = ["F-1", "F-2", "G-1", "G", "F-3"]
+    made = plan(
+        load_text(head + "".join(ENTRY.replace("F-1", name) for name in ids)),
+        [replace(FLIP, claim_id=name) for name in ids],
+        "2026-11-20",
+    )
+    assert '"1.1.0: pv: no status -> FUNCTIONAL: F-1, -2, G-1, G, F-3"' in made.after.decode()
+
+
 def test_a_version_that_is_none_is_left_with_a_note(load_text):
     made = plan(load_text(HEAD.replace("1.0.0", "draft-7") + ENTRY), [FLIP], "2026-11-20")
     assert made.version_after == "draft-7"

@@ -437,12 +437,21 @@ def _sentence(base: Contract, now: Contract) -> str:
             )
         elif change.kind is ChangeKind.EVIDENCE and change.what == "evidence":
             renewed.append(change.subject)
-    told = [f"{move}: {', '.join(claims)}" for move, claims in moves.items()]
+    told = [f"{move}: {_ids(claims)}" for move, claims in moves.items()]
     moved = {claim for claims in moves.values() for claim in claims}
     only_renewed = [claim for claim in renewed if claim not in moved]
     if only_renewed:
-        told.append(f"evidence renewed: {', '.join(only_renewed)}")
+        told.append(f"evidence renewed: {_ids(only_renewed)}")
     return "; ".join(told) or "evidence blocks corrected"
+
+
+def _ids(claims: Sequence[str]) -> str:
+    """`FALSIFY-X-001, -002, FALSIFY-Y-001`: where only the last part differs from the id before, only that is told."""
+    heads = [claim.rpartition("-")[0] for claim in claims]
+    return ", ".join(
+        claim.removeprefix(head) if index and head and head == heads[index - 1] else claim
+        for index, (claim, head) in enumerate(zip(claims, heads, strict=True))
+    )
 
 
 def _reread(task: _Task, draft: Draft) -> Contract:
