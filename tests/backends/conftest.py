@@ -1,0 +1,49 @@
+"""Ground of the backend tests: small models, a software Vulkan device where there is one, taps that keep everything."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from pv.backends.protocol import BackendError
+from pv.model.spec import named_shape
+from pv.model.stages import Stage
+from pv.model.synthetic import Recipe, build
+from pv.model.weights import Weights
+
+
+class Everything:
+    """A tap that keeps every tensor, in order."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[tuple[Stage, int | None], np.ndarray] = {}
+
+    def wants(self, stage: Stage, layer: int | None) -> bool:
+        return True
+
+    def take(self, stage: Stage, layer: int | None, values: np.ndarray) -> None:
+        self.tensors[stage, layer] = values
+
+
+@pytest.fixture(scope="session")
+def nano() -> Weights:
+    return build(Recipe(named_shape("nano"), seed=3))
+
+
+@pytest.fixture
+def everything() -> type[Everything]:
+    return Everything
+
+
+@pytest.fixture(scope="session")
+def software_vulkan() -> None:
+    """Point the wgpu backend at the software adapter, or skip aloud."""
+    from pv.backends.wgpu_device import pick_adapter, vulkan_adapters
+
+    os.environ["PV_WGPU_ADAPTER"] = "software"
+    try:
+        pick_adapter(vulkan_adapters(), "software")
+    except BackendError as absent:
+        pytest.skip(f"no software Vulkan driver here: {absent}")

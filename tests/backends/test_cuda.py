@@ -1,0 +1,253 @@
+"""The CUDA session: its logic on the CPU through the same class; on a card (`-m gpu`) kernels, graphs, precision."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pv.backends import cuda
+from pv.backends.cpu import open_cpu
+from pv.backends.cuda import CUDA_RECIPE, CudaOptions, CudaSession, in_our_words, open_cuda, precision
+from pv.backends.cuda_cache import DecodeCache
+from pv.backends.protocol import BackendError
+from pv.model.errors import ContextError
+from pv.model.operators import REFERENCE
+from pv.model.spec import named_shape
+from pv.model.stages import Stage
+from pv.model.synthetic import Recipe, build
+
+TOKENS = [3, 141, 59, 26, 53]
+
+
+@pytest.fixture
+def session(nano) -> CudaSession:
+    return open_cuda(nano, device="cpu")
+
+
+def test_it_is_the_one_forward(nano, session):
+    reference = open_cpu(nano)
+    assert np.abs(session.prefill(TOKENS) - reference.prefill(TOKENS)).max() <= 1e-5  # another number of slots
+    for token in (5, 6, 7):
+        assert np.abs(session.decode(token) - reference.decode(token)).max() <= 1e-5
+
+
+def test_taps_and_grafts_are_those_of_the_forward(nano, session, everything):
+    ours, theirs = everything(), everything()
+    reference = open_cpu(nano)
+    session.prefill(TOKENS), reference.prefill(TOKENS)
+    session.decode(9, ours), reference.decode(9, theirs)
+    assert list(ours.tensors) == list(theirs.tensors)
+    for key, expected in theirs.tensors.items():  # the static cache's empty slots are not part of a stage
+        assert ours.tensors[key].shape == expected.shape, key
+    silent = session.decode(9, graft=lambda stage, layer, x: x * 0 if stage is Stage.LM_HEAD else x)
+    assert not silent.any()
+
+
+def test_the_cache_grows_by_replacement_and_keeps_what_it_held(nano, session):
+    reference = open_cpu(nano)
+    session.prefill(TOKENS), reference.prefill(TOKENS)
+    for n in range(300):
+        made, expected = session.decode(n), reference.decode(n)
+    assert session.position == 305
+    assert np.abs(made - expected).max() <= 1e-4
+
+
+def test_a_cache_takes_over_and_steps_back():
+    spec, cpu = named_shape("nano"), torch.device("cpu")
+    small, large = DecodeCache(spec, cpu, torch.float32, 4), DecodeCache(spec, cpu, torch.float32, 9)
+    small.append(1, torch.ones(2, 3, 8), torch.ones(2, 3, 8))
+    small.advance(3)
+    large.take_over(small)
+    assert (large.length, int(large.position)) == (3, 3)
+    assert torch.equal(large._buffer[:, :, :, :3], small._buffer[:, :, :, :3])
+    large.step_back()
+    assert (large.length, int(large.position)) == (2, 2)
+
+
+def test_a_reset_leaves_nothing_behind(session):
+    first = session.prefill(TOKENS)
+    session.reset()
+    session.prefill([7] * 40)
+    session.reset()
+    assert np.array_equal(session.prefill(TOKENS), first)
+
+
+def test_bfloat16_serves_float32_logits(nano):
+    half = open_cuda(nano, CudaOptions(dtype=torch.bfloat16), device="cpu")
+    logits = half.prefill(TOKENS)
+    assert logits.dtype == np.float32
+    exact = open_cpu(nano).prefill(TOKENS)
+    assert 1e-4 < np.linalg.norm(logits - exact) / np.linalg.norm(exact) < 5e-2
+    assert half.facts.details["dtype"] == "torch.bfloat16"
+
+
+@pytest.mark.parametrize("before", ["highest", "high"])
+def test_tf32_is_off_inside_whatever_was_set_and_put_back(nano, before):
+    seen: list[str] = []
+
+    def begin(_tokens: int, _start: int) -> None:
+        seen.append(torch.get_float32_matmul_precision())
+
+    kept = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(before)
+        open_cuda(nano, device="cpu", recipe=replace(CUDA_RECIPE, begin=begin)).prefill(TOKENS)
+        asked = CudaOptions(tf32=True)
+        open_cuda(nano, asked, device="cpu", recipe=replace(CUDA_RECIPE, begin=begin)).prefill(TOKENS)
+        assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision(kept)
+    assert seen == ["highest", "high"]
+
+
+def test_precision_is_put_back_after_a_failure():
+    kept = torch.get_float32_matmul_precision()
+    with pytest.raises(ZeroDivisionError), precision(tf32=True):
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == kept
+
+
+def test_a_recipe_replaces_operators_weights_tables_and_logits(nano):
+    plain = open_cuda(nano, device="cpu").prefill(TOKENS)
+    for recipe in (
+        replace(CUDA_RECIPE, operators=replace(REFERENCE, silu=torch.nn.functional.gelu)),
+        replace(CUDA_RECIPE, rope=lambda tables: replace(tables, sin=-tables.sin)),
+        replace(CUDA_RECIPE, logits=lambda logits, tokens, start: logits * tokens),
+    ):
+        assert not np.array_equal(open_cuda(nano, device="cpu", recipe=recipe).prefill(TOKENS), plain)
+
+
+def test_a_closed_session_says_so(session):
+    session.close()
+    with pytest.raises(BackendError, match="the session is closed"):
+        session.prefill(TOKENS)
+
+
+def test_a_second_prefill_is_refused(session):
+    session.prefill(TOKENS)
+    with pytest.raises(ContextError, match="expected an empty cache"):
+        session.prefill(TOKENS)
+
+
+# -- a card that is not there, too small, or broken ---------------------------------------------------------------
+
+
+def test_a_build_without_cuda_is_a_sentence(monkeypatch, nano):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(BackendError, match=r"cuda: torch .* is built without CUDA \(--backend wgpu or --no-gpu\)"):
+        open_cuda(nano)
+
+
+def test_a_driver_that_cannot_be_asked_is_a_sentence(monkeypatch):
+    def broken() -> int:
+        raise RuntimeError("CUDA unknown error\nmore")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", broken)
+    assert cuda.why_no_cuda() == "torch cannot ask the driver: CUDA unknown error"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert cuda.why_no_cuda() == "no CUDA device or no working NVIDIA driver"
+
+
+def test_a_model_larger_than_the_card_is_refused_before_a_byte_is_copied(monkeypatch, nano):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 29, 1 << 30))
+    with pytest.raises(BackendError, match=r"needs 0.0 GiB and 1 GiB to work in; the card has 0.5 of 1.0 GiB free"):
+        cuda._want_room(nano, CudaOptions(), torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 32, 1 << 33))
+    cuda._want_room(nano, CudaOptions(), torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nstack"), "out of device memory: CUDA out of memory"),
+        (RuntimeError("CUDA error: an illegal memory access\nat"), "the card or its driver failed: CUDA error: an ill"),
+    ],
+)
+def test_what_torch_raises_becomes_one_line(raised, sentence):
+    with pytest.raises(BackendError, match=sentence) as caught, in_our_words():
+        raise raised
+    assert "\n" not in str(caught.value)
+
+
+def test_a_card_that_never_answers_is_an_error():
+    with pytest.raises(BackendError, match=r"the card gave no answer within 0\.06 s"):
+        cuda._wait(SimpleNamespace(query=lambda: False), 0.06)
+    cuda._wait(SimpleNamespace(query=lambda: True), 0.0)
+
+
+def test_kernels_are_left_out_where_triton_is_not_there(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pv.backends.cuda_kernels", None)
+    operators, cache, word = cuda._with_kernels(REFERENCE, True)
+    assert operators is REFERENCE
+    assert cache is DecodeCache
+    assert word.startswith("torch (no triton")
+
+
+# -- on a card ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def card() -> None:
+    if reason := cuda.why_no_cuda():
+        if os.environ.get("PV_REQUIRE_GPU"):
+            pytest.fail(f"a CUDA card is required here: {reason}")
+        pytest.skip(f"no CUDA card: {reason}")
+
+
+WAYS = [
+    CudaOptions(graphs=False, kernels=False),
+    CudaOptions(graphs=True, kernels=False),
+    CudaOptions(graphs=False, kernels=True),
+    CudaOptions(),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("options", WAYS, ids=["eager torch", "graph torch", "eager kernels", "graph kernels"])
+@pytest.mark.parametrize("shape", ["nano", "tiny"])
+def test_on_the_card_every_way_is_the_cpus(options, shape):
+    weights = build(Recipe(named_shape(shape)))
+    reference, session = open_cpu(weights), open_cuda(weights, options)
+    made, expected = session.prefill(TOKENS), reference.prefill(TOKENS)
+    for _ in range(20):
+        assert np.linalg.norm(made - expected) / np.linalg.norm(expected) <= 1e-5
+        token = int(expected.argmax())
+        made, expected = session.decode(token), reference.decode(token)
+    assert session.replayed == (20 if options.graphs else 0)
+    session.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_the_card_a_replay_is_the_eager_step_bit_by_bit(dtype):
+    session = open_cuda(build(Recipe(named_shape("tiny"))), CudaOptions(dtype=dtype))
+    answers = []
+    for step in (session.decode, session.decode_eagerly):
+        session.reset()
+        session.prefill(TOKENS)
+        answers.append([step(token % 512) for token in range(300)])  # past the first growth of the cache
+    assert session.replayed == 300
+    assert all(map(np.array_equal, *answers))
+    session.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("card")
+def test_on_the_card_every_stage_is_the_cpus_on_its_own():
+    from pv.parity.deep import deep, record
+
+    weights = build(Recipe(named_shape("tiny")))
+    session = open_cuda(weights)
+    verdict = deep(session, record(open_cpu(weights)))
+    assert verdict.accepted, verdict.reasons
+    session.close()

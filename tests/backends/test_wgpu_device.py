@@ -1,0 +1,91 @@
+"""Choosing an adapter: Vulkan alone, hardware before software, a wish by name, and sentences when there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pv.backends.protocol import BackendError
+from pv.backends.wgpu_device import Device, facts_of, pick_adapter, sources
+
+
+def adapter(name: str, kind: str, api: str = "Vulkan") -> SimpleNamespace:
+    info = {"device": name, "adapter_type": kind, "backend_type": api, "description": "driver 1"}
+    return SimpleNamespace(info=info, limits={"max-storage-buffer-binding-size": 1 << 27})
+
+
+CARD, SOFT = adapter("NVIDIA H200", "DiscreteGPU"), adapter("llvmpipe", "CPU")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [("", CARD), ("hardware", CARD), ("software", SOFT), ("h200", CARD), ("LLVM", SOFT)],
+)
+def test_the_first_that_fits_is_taken(wanted, expected):
+    assert pick_adapter([CARD, SOFT], wanted) is expected
+
+
+def test_no_adapter_is_a_sentence_with_a_way_out():
+    with pytest.raises(
+        BackendError, match=r"no Vulkan adapter found \(install a Vulkan driver; scripts/install-vulkan.sh"
+    ):
+        pick_adapter([])
+
+
+def test_a_wish_that_nothing_fulfils_names_what_there_is():
+    with pytest.raises(BackendError, match=r"no Vulkan adapter fits PV_WGPU_ADAPTER='hardware'; found 'llvmpipe'"):
+        pick_adapter([SOFT], "hardware")
+
+
+def test_software_is_called_software():
+    assert facts_of(SOFT).device_class == "vulkan-sw"
+    assert facts_of(SOFT).software
+    assert facts_of(CARD).device_class == "vulkan"
+    assert not facts_of(CARD).software
+
+
+def test_opengl_is_refused():
+    with pytest.raises(BackendError, match="expected a Vulkan adapter, got OpenGL: llvmpipe"):
+        Device(adapter("llvmpipe", "CPU", "OpenGL"))
+
+
+def test_every_shader_states_its_constants_and_shares_the_common_part():
+    texts = sources()
+    assert set(texts) == {
+        "add", "append", "bias", "context", "embedding", "matmul", "matvec", "multiply", "rmsnorm", "rope", "scores",
+        "silu", "softmax",
+    }  # fmt: skip
+    for name, text in texts.items():
+        assert "struct Step" in text, name
+        assert "Constants:" in text, name
+
+
+def test_importing_the_backend_imports_no_wgpu():
+    code = "import sys, pv.backends.wgpu_session, pv.parity.defects; print('wgpu' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_machine_without_the_package_gets_a_sentence():
+    code = (
+        "import sys; sys.modules['wgpu'] = None\n"
+        "from pv.backends.wgpu_device import vulkan_adapters\n"
+        "from pv.backends.protocol import BackendError\n"
+        "try:\n"
+        "    vulkan_adapters()\n"
+        "except BackendError as problem:\n"
+        "    print(problem)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.startswith("wgpu: the wgpu package cannot be used")
+    assert "pip install wgpu" in done.stdout
+
+
+@pytest.mark.usefixtures("software_vulkan")
+def test_opening_a_device_prints_nothing():
+    code = "from pv.backends.wgpu_device import Device; Device().close()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("", "")
