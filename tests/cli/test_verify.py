@@ -26,3 +26,12 @@ def test_verify_finds_an_edited_and_a_deleted_record(earned, pv):
 
 def test_verify_of_nothing_is_not_success(house, pv):
     assert pv("verify").code == 5
+
+
+def test_every_code_of_a_record_can_be_explained(house, pv):
+    from pv.evidence.verify import CODES
+
+    for code, row in CODES.items():
+        ran = pv("explain", code)
+        assert ran.code == 0
+        assert ran.out.startswith(f"{code}  {row.title}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +14,7 @@ from pv.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from pv.contract.claims import Claim, Contract
     from pv.contract.project import Project
+    from pv.evidence.verify import Explanation
     from pv.rules.finding import Rule
 
 
@@ -58,11 +59,14 @@ def explained(word: str) -> list[dict[str, Any]]:
     rules = [rule for rule in RULES if rule.code == code or code in rule.reference]
     if rules:
         return [_of_rule(rule) for rule in rules]
+    others = _codes_beside_rules()
+    if code in others:
+        return [_of_code(code, others[code])]
     project = _project()
     claims = [(contract, claim) for contract, claim in _claims(project) if claim.id == word]
     if claims:
         return [_of_claim(contract, claim, project) for contract, claim in claims]
-    known = [*(rule.code for rule in RULES), *(claim.id for _, claim in _claims(project))]
+    known = [*(rule.code for rule in RULES), *others, *(claim.id for _, claim in _claims(project))]
     near = nearest(word, known)
     hint = f"did you mean {near}?" if near else "`pv list` names the claims, the codes stand in every finding"
     raise click.UsageError(f"expected a rule code or the id of a claim, found {word!r}; {hint}")
@@ -81,6 +85,30 @@ def _claims(project: Project) -> Iterator[tuple[Contract, Claim]]:
         if loaded.contract is not None:
             for claim in loaded.contract.claims:
                 yield loaded.contract, claim
+
+
+def _codes_beside_rules() -> Mapping[str, Explanation]:
+    """Codes of findings that no rule over a file makes: of records, of checks, of the gate."""
+    from pv.evidence.verify import CODES as OF_RECORDS
+    from pv.falsify.codes import CODES as OF_CHECKS
+    from pv.falsify.gate import CODES as OF_THE_GATE
+
+    return {**OF_CHECKS, **OF_RECORDS, **OF_THE_GATE}
+
+
+def _of_code(code: str, explanation: Explanation) -> dict[str, Any]:
+    weight = explanation.severity.value
+    return {
+        "code": code,
+        "title": explanation.title,
+        "why": explanation.why,
+        "fix": explanation.fix or "nothing to mend",
+        "strict": weight,
+        "compat": weight,
+        "emitted": "command",
+        "reference": [],
+        "suppress": None,
+    }
 
 
 def _of_rule(rule: Rule) -> dict[str, Any]:
