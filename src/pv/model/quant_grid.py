@@ -94,7 +94,7 @@ def _q5_k(b: torch.Tensor) -> Unpacked:
 def _q6_k(b: torch.Tensor) -> Unpacked:
     low = torch.unflatten(b[..., :128], -1, (2, 1, 64))
     low = torch.unflatten(torch.cat((low & 15, low >> 4), dim=-2), -1, (2, 32)).flatten(-3, -2)  # (..., 2, 4, 32)
-    shifts = torch.tensor([0, 2, 4, 6], dtype=torch.uint8, device=b.device).unsqueeze(-1)
+    shifts = torch.arange(0, 8, 2, dtype=torch.uint8, device=b.device).unsqueeze(-1)
     high = torch.unflatten(b[..., 128:192], -1, (2, 1, 32)) >> shifts & 3  # (..., 2, 4, 32)
     codes = (low | high << 4).view(torch.int8) - 32
     scale = _half(b, 208) * b[..., 192:208].view(torch.int8).to(torch.float32)  # (..., 16)

@@ -1,0 +1,136 @@
+"""Fused products of blocks, by Triton's interpreter on the CPU: the same codes and the same product as the reference.
+
+What the interpreter cannot show (dp4a, speed) is shown on a card: `benchmarks/quantize_gpu.py` compares there too.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="no triton here: the fused kernels are not looked at")
+if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
+    pytest.skip(
+        "Triton compiles for a card here, and there is none: run this file with TRITON_INTERPRET=1",
+        allow_module_level=True,
+    )
+
+from pv.backends import triton_quant
+from pv.model.errors import QuantError
+from pv.model.operators import REFERENCE
+from pv.model.quant import quantize
+from pv.model.quant_product import ACTIVATIONS, quantized_product
+from pv.model.quant_product import quantize_activations as by_reference
+from pv.model.weights import Weight, WeightType
+
+# The interpreter computes lanes that a card masks, and numpy says that they divide by zero or overflow.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+
+KINDS = list(triton_quant.PACKERS)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def weight(kind: WeightType, rows: int, columns: int, seed: int = 0) -> Weight:
+    values = (np.random.default_rng(seed).standard_normal((rows, columns)) / 16).astype(np.float32)
+    return Weight("w", kind, (rows, columns), torch.from_numpy(quantize(values, kind)).to(DEVICE))
+
+
+def activations(count: int, columns: int, seed: int = 1) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    values = (rng.standard_normal((count, columns)) * rng.lognormal(size=(count, 1))).astype(np.float32)
+    return torch.from_numpy(values).to(DEVICE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("columns", [256, 768, 2560])
+def test_activations_are_bit_for_bit_the_references(kind: WeightType, columns: int) -> None:
+    x = activations(4, columns)
+    x[0, :256] = 0
+    x[1, 9], x[1, 5] = x[1].abs().max(), -x[1].abs().max()  # two extremes: the first one's sign counts
+    x[2, 0] = 1e-42
+    want, got = by_reference(x, ACTIVATIONS[kind]), triton_quant.quantize_activations(x, kind)
+    codes = got.codes.transpose(1, 2).contiguous().view(torch.int8).reshape(4, columns)
+    assert torch.equal(codes, want.codes)
+    assert torch.equal(got.scale, want.scale)
+    if got.sums.numel():
+        sums = got.sums.transpose(1, 2).reshape(4, columns // 16)
+        assert torch.equal(sums, torch.unflatten(want.codes, 1, (-1, 16)).sum(-1, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rows", "columns", "count"), [(7, 256, 1), (37, 768, 3), (4, 2560, 1)])
+def test_product_is_the_references_up_to_the_order_of_additions(
+    kind: WeightType, rows: int, columns: int, count: int
+) -> None:
+    w, x = weight(kind, rows, columns), activations(count, columns)
+    want, got = quantized_product(x, w), triton_quant.product(x, w)
+    length = x.norm(dim=1, keepdim=True) * w.dense().norm(dim=1)
+    assert float(((want - got).abs() / length).max()) < 3e-7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_token_is_a_product_of_its_own(kind: WeightType) -> None:
+    """Prefill and decode of a linear layer agree bit for bit."""
+    w, x = weight(kind, 9, 512), activations(5, 512)
+    together = triton_quant.product(x, w)
+    assert torch.equal(together, torch.cat([triton_quant.product(row[None], w) for row in x]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_finite_stays_so_in_its_row_alone(kind: WeightType) -> None:
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        x = activations(3, 512)
+        x[1, 300] = bad
+        out = triton_quant.product(x, weight(kind, 5, 512))
+        assert out[1].isnan().all()
+        assert torch.isfinite(out[[0, 2]]).all()
+
+
+def test_extreme_codes_do_not_overflow() -> None:
+    for kind in KINDS:
+        values = np.tile(np.float32([1, -1]), (3, 256))
+        w = Weight("w", kind, values.shape, torch.from_numpy(quantize(values, kind)).to(DEVICE))
+        x = torch.from_numpy(np.tile(np.float32([-3, 3]), (1, 256))).to(DEVICE)
+        torch.testing.assert_close(triton_quant.product(x, w), quantized_product(x, w), rtol=1e-6, atol=0)
+
+
+def test_operators_fuse_blocks_and_leave_the_rest() -> None:
+    calls: list[str] = []
+
+    def plain(x: torch.Tensor, w: Weight) -> torch.Tensor:
+        calls.append(str(w.type))
+        return REFERENCE.linear(x, w)
+
+    from dataclasses import replace
+
+    fused = triton_quant.operators(replace(REFERENCE, linear=plain)).linear
+    x = activations(1, 256)
+    for kind in (*KINDS, WeightType.Q5_K):
+        fused(x, weight(kind, 3, 256))
+    fused(x, Weight.of("w", torch.zeros(3, 256, device=DEVICE)))
+    assert calls == ["Q5_K", "F32"]
+    fused(activations(triton_quant.FEW + 1, 256), weight(WeightType.Q4_K, 3, 256))
+    assert calls[-1] == "Q4_K", "a long prompt takes the product over all tokens at once"
+
+
+def test_leading_dimensions_are_kept() -> None:
+    w, x = weight(WeightType.Q4_K, 6, 256), activations(4, 256).reshape(2, 2, 256)
+    assert triton_quant.product(x, w).shape == (2, 2, 6)
+
+
+def test_other_types_and_widths_are_refused() -> None:
+    with pytest.raises(QuantError, match=r"expected one of Q4_K, Q6_K, Q8_0 for the fused product of 'w', got Q5_K"):
+        triton_quant.product(activations(1, 256), weight(WeightType.Q5_K, 3, 256))
+    with pytest.raises(QuantError, match="expected 512 columns for 'w', got 256"):
+        triton_quant.product(activations(1, 256), weight(WeightType.Q4_K, 3, 512))
+
+
+def test_rearranged_blocks_keep_their_bytes() -> None:
+    for kind in KINDS:
+        w = weight(kind, 4, 512)
+        size = sum(part.numel() * part.element_size() for part in triton_quant.packed(w))
+        assert size == w.nbytes + (4 * w.data.shape[0] * 2 if kind == WeightType.Q4_K else 0)
+        assert triton_quant.packed(w) is triton_quant.packed(w)
