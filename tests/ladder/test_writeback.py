@@ -310,6 +310,10 @@ def test_an_unsafe_place_is_refused_with_the_lines_to_write(refuse, entries, rea
     assert f'+    evidence: ["{D1}"]' in refusal.patch
 
 
+def test_an_anchor_that_is_set_twice_is_nothing_to_warn_of(flip):
+    assert "status: FUNCTIONAL" in flip("a: &x 1\nb: &x 2\n" + HEAD + ENTRY)
+
+
 def test_an_entry_that_is_an_alias_is_refused(refuse):
     text = "kept: &e\n  id: F-1\n  prediction: y\n" + HEAD + "  - *e\n"
     assert "the alias or merge" in refuse(text).reason

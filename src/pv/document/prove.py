@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from pv.document.limits import Unreadable
@@ -61,7 +62,9 @@ def _judged(content: bytes) -> _Judged:
     text = _decoded(content)
     _reread(content)  # refuses what would make the recursion below deep or long
     try:
-        node = YAML(typ="rt", pure=True).compose(io.StringIO(text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # legal: an alias means the last anchor before it
+            node = YAML(typ="rt", pure=True).compose(io.StringIO(text))
         comments = tuple(_comments(YAML(typ="rt", pure=True).scan(io.StringIO(text))))
         return _Judged(_Data(text).of(node), comments)
     except YAMLError as error:
