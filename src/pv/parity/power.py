@@ -272,7 +272,7 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     rate, z2 = hits / trials, Z95 * Z95
     centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z95 / (1 + z2 / trials) * sqrt(rate * (1 - rate) / trials + z2 / (4 * trials * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, centre - half) if hits else 0.0, min(1.0, centre + half) if hits < trials else 1.0
 
 
 _TEXTS = (
