@@ -309,9 +309,9 @@ def _fix_one(loaded: Loaded, options: Options, project: Project) -> int:
         return 0
     content = document.encode(edits.apply(document.text, chosen))
     after = check_file(load_bytes(content, loaded.path, project), project).diagnostics
-    errors = [sum(1 for each in found if each.severity is Severity.ERROR) for found in (before, after)]
-    if errors[1] > errors[0] or any(each.span is None and each.code < "PV120" for each in after):
-        click.echo(f"{loaded.display}: not fixed, it would have {errors[1]} errors instead of {errors[0]}", err=True)
+    new = {each.code for each in after if each.severity is Severity.ERROR} - {each.code for each in before}
+    if new:
+        click.echo(f"{loaded.display}: not fixed, the fixes would lead to {', '.join(sorted(new))}", err=True)
         return 0
     try:
         files.compare_and_swap(loaded.path, document.sha256, content)

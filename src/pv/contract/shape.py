@@ -242,7 +242,8 @@ def _report(
 ) -> Iterator[Diagnostic]:
     told = {(miss.loc, miss.meant) for miss in misspelt}
     for miss in misspelt:
-        yield _misspelt(document, data, miss)
+        rivals = sum(1 for other in misspelt if (other.loc, other.meant) == (miss.loc, miss.meant))
+        yield _misspelt(document, data, miss, alone=rivals == 1)
     for error in errors:
         loc = real_loc(data, error["loc"])
         if error["type"] != "missing":
@@ -269,7 +270,7 @@ def _similar_key(data: Any, loc: Loc) -> str | None:
     return best if best is not None and ratios[best] > SIMILAR else None
 
 
-def _misspelt(document: Document, data: Any, miss: NearMiss) -> Diagnostic:
+def _misspelt(document: Document, data: Any, miss: NearMiss, *, alone: bool = True) -> Diagnostic:
     span = document.span((*miss.loc, miss.key), key=True)
     mapping = at(data, miss.loc)
     free = miss.meant not in mapping
@@ -284,7 +285,7 @@ def _misspelt(document: Document, data: Any, miss: NearMiss) -> Diagnostic:
         found=f"`{miss.key}`",
         where=place(data, miss.loc),
         help=f"rename the key to `{miss.meant}`" if free else f"`{miss.meant}` is there too: merge the two",
-        edits=_renamed(document, span, miss) if free else (),
+        edits=_renamed(document, span, miss) if free and alone else (),
     )
 
 
@@ -347,12 +348,13 @@ def _judged(document: Document, loc: Loc, error: Any) -> _Judged:
 def _not_a_word(document: Document, loc: Loc, value: Any, expected: str) -> _Judged:
     words = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
     meant = nearest(value, words) if isinstance(value, str) else None
+    slip = meant is not None and near_miss(value, frozenset(words)) == meant  # sure enough to be written by `--fix`
     listing = "one of: " + ", ".join(words) if len(words) > 1 else words[0]
     if meant is None:
         return _Judged(NOT_A_WORD, listing, "", ())
     scalar = document.scalar(loc)
-    safe = scalar is not None and scalar.style == "plain" and not (scalar.anchor or scalar.tag or scalar.alias)
-    edits = (TextEdit(scalar.span.start, scalar.span.end, meant),) if scalar is not None and safe else ()
+    plain = scalar is not None and scalar.style == "plain" and not (scalar.anchor or scalar.tag or scalar.alias)
+    edits = (TextEdit(scalar.span.start, scalar.span.end, meant),) if scalar is not None and plain and slip else ()
     return _Judged(NOT_A_WORD, listing, f"did you mean `{meant}`?", edits)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from pv.contract.claims import texts_of
 from pv.contract.near import nearest
-from pv.diagnostics.model import TextEdit
 from pv.rules.cited import Citation, NamedWithoutFile, cited_by
 from pv.rules.finding import WARNING, Finding, Loc, text
 from pv.rules.python_names import defined_in
@@ -25,7 +24,7 @@ def unbound(view: View) -> Iterator[Finding]:
     for loc, entry in view.own:
         for place, name in _each(entry.get("binds_to"), (*loc, "binds_to")):
             if name not in view.targets:
-                yield _names_nothing(view, place, name, "binds_to", view.targets, "an equation or obligation id")
+                yield _names_nothing(place, name, "binds_to", view.targets, "an equation or obligation id")
 
 
 def harness_obligations(view: View) -> Iterator[Finding]:
@@ -34,7 +33,7 @@ def harness_obligations(view: View) -> Iterator[Finding]:
         name = text(entry, "obligation")
         properties = (text(obligation, "property", "statement") for _, obligation in view.obligations)
         if name and name not in view.targets and name not in properties:
-            yield _names_nothing(view, (*loc, "obligation"), name, "obligation", view.targets, "an obligation id")
+            yield _names_nothing((*loc, "obligation"), name, "obligation", view.targets, "an obligation id")
 
 
 def preconditions(view: View) -> Iterator[Finding]:
@@ -43,7 +42,7 @@ def preconditions(view: View) -> Iterator[Finding]:
     for loc, entry in view.own:
         for place, name in _each(entry.get("precondition"), (*loc, "precondition")):
             if name not in ids:
-                yield _names_nothing(view, place, name, "precondition", ids, "the id of a claim")
+                yield _names_nothing(place, name, "precondition", ids, "the id of a claim")
 
 
 def circular_preconditions(view: View) -> Iterator[Finding]:
@@ -107,7 +106,7 @@ def threshold_sources(view: View) -> Iterator[Finding]:
             if source is not None and source["name"] not in view.targets:
                 place = (*loc, "thresholds", name, "source")
                 what = "an equation or obligation id"
-                yield _names_nothing(view, place, source["name"], "source", view.targets, what)
+                yield _names_nothing(place, source["name"], "source", view.targets, what)
 
 
 def unknown_subjects(view: View) -> Iterator[Finding]:
@@ -256,21 +255,16 @@ def _shown(view: View, path: Path) -> str:
         return path.as_posix()
 
 
-def _names_nothing(view: View, loc: Loc, name: str, field: str, known: Iterable[str], what: str) -> Finding:
+def _names_nothing(loc: Loc, name: str, field: str, known: Iterable[str], what: str) -> Finding:
     known = list(known)
     near = nearest(name, known)
     listing = f"one of: {', '.join(known[:6])}{', …' if len(known) > 6 else ''}" if known else f"{what} (there is none)"
-    scalar = view.document.scalar(loc)
-    plain = scalar is not None and scalar.style == "plain" and not (scalar.anchor or scalar.alias or scalar.tag)
     return Finding(
         loc,
         f"`{field}` names `{name[:60]}`, which is nothing in this file",
         expected=f"{what} of this file",
         found=f"`{name[:60]}`",
         help=f"did you mean `{near}`?" if near else listing,
-        edits=(TextEdit(scalar.span.start, scalar.span.end, near),)
-        if near and plain and scalar is not None and scalar.text == name
-        else (),
     )
 
 
