@@ -132,9 +132,8 @@ def test_nothing_in_production_names_a_defect():
         if "parity.defects" in path.read_text() or "parity import planted" in path.read_text()
     }
     assert users == {"cli/bisect.py", "cli/gate_options.py", "cli/parity.py", "parity/defects.py", "parity/power.py"}
-    for path in (SOURCE / "parity").glob("planted_*.py"):
-        assert "environ" not in path.read_text()
-    assert "environ" not in (SOURCE / "parity" / "defects.py").read_text()
+    for path in [SOURCE / "parity" / "defects.py", *(SOURCE / "parity").glob("planted_*.py")]:
+        assert not {"import os", "environ[", "environ.", "getenv"} & set(path.read_text().split())
 
 
 def test_a_normal_start_does_not_even_import_the_table(nano):
