@@ -80,14 +80,14 @@ def ticking_writer(context: Any) -> Iterator[None]:
     from pv.trace import capture
 
     ticks = itertools.count()
-    healthy = capture.write_aprt
+    healthy = capture.write_new
 
     def write(path: Any, layer: Any, values: np.ndarray) -> Any:
         moved = values.copy()
         moved.reshape(-1)[:1].view(np.uint32)[0] ^= next(ticks) // 71 & 1
         return healthy(path, layer, moved)
 
-    with patched(capture, "write_aprt", write):
+    with patched(capture, "write_new", write):
         yield
 
 
@@ -105,7 +105,7 @@ def noisy_forward(context: Any) -> Iterator[None]:
         Control("the writer lets a counter into the values", plant=ticking_writer, breaks="differing_files"),
         Control("the forward draws random numbers", plant=noisy_forward, breaks="differing_files"),
     ],
-    attacks=["pv.trace.capture.capture", "pv.trace.aprt.write_aprt"],
+    attacks=["pv.trace.capture.capture", "pv.trace.aprt.write_new"],
 )
 def two_runs_write_the_same_bytes(context: Any) -> list[Measurement]:
     """Two loads, two forwards, two folders."""
@@ -236,7 +236,7 @@ def expected_shape(stage: str, tokens: int) -> tuple[int, ...]:
         Control("the header counts layers from 1", plant=layers_from_one, breaks="wrong_headers"),
         Control("files are padded to 64 bytes", plant=padded_files, breaks="wrong_sizes"),
     ],
-    attacks=["pv.trace.aprt.encode_header", "pv.trace.aprt.write_aprt"],
+    attacks=["pv.trace.aprt.encode_header", "pv.trace.aprt.write_new"],
 )
 def twelve_header_bytes(context: Any) -> list[Measurement]:
     """Every file of a complete capture, read with struct alone."""
@@ -355,9 +355,9 @@ def replaced_values(change: Any) -> Any:
     def plant(context: Any) -> Iterator[None]:
         from pv.trace import capture
 
-        healthy = capture.write_aprt
+        healthy = capture.write_new
         writing = lambda path, layer, values: healthy(path, layer, change(values))  # noqa: E731
-        with patched(capture, "write_aprt", writing):
+        with patched(capture, "write_new", writing):
             yield
 
     return plant
@@ -387,7 +387,7 @@ def nan_bits() -> np.ndarray:
         Control("the writer drops NaN bits", plant=replaced_values(one_nan_for_all), breaks="bits_equal"),
         Control("the writer turns NaN into zero", plant=replaced_values(zero_for_nan), breaks="bits_equal"),
     ],
-    attacks=["pv.trace.aprt.write_aprt", "pv.trace.capture.CaptureTap.take"],
+    attacks=["pv.trace.aprt.write_new", "pv.trace.capture.CaptureTap.take"],
 )
 def a_nan_keeps_its_bits(context: Any) -> list[Measurement]:
     """NaNs put into ffn_up of layer 1 while the command runs; the file's bytes are read without pv."""

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import mmap
 import os
+import secrets
 import stat
 import struct
 from collections.abc import Iterator
@@ -133,16 +134,26 @@ def write_aprt(path: os.PathLike[str] | str, layer: int | None, values: NDArray[
     OSError when the disk is full or the folder cannot be written.
     """
     target = Path(path)
+    with _appearing(target) as partial:
+        written = write_new(partial, layer, values)
+    return written._replace(path=target)
+
+
+def write_new(path: os.PathLike[str] | str, layer: int | None, values: NDArray[np.float32]) -> Written:
+    """Like `write_aprt`, straight under a name that is not taken: for a folder that nobody reads before it is done."""
     if values.dtype != np.float32:
-        raise AprtError(target, f"expected float32 values, got {values.dtype}")
+        raise AprtError(path, f"expected float32 values, got {values.dtype}")
     try:
         header = encode_header(layer, values.size)
     except ValueError as error:
-        raise AprtError(target, str(error)) from None
+        raise AprtError(path, str(error)) from None
     flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
-    with _appearing(target) as descriptor:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
         digest = _write_hashed(descriptor, header, flat)
-    return Written(target, HEADER.size + flat.nbytes, digest)
+    finally:
+        os.close(descriptor)
+    return Written(Path(path), HEADER.size + flat.nbytes, digest)
 
 
 def sha256_of(path: os.PathLike[str] | str) -> str:
@@ -153,8 +164,12 @@ def sha256_of(path: os.PathLike[str] | str) -> str:
 
 def _write_hashed(descriptor: int, header: bytes, flat: NDArray[np.float32]) -> str:
     digest = hashlib.sha256(header)
-    _write_all(descriptor, memoryview(header))
     view = flat.data.cast("B")
+    if len(view) <= _CHUNK:
+        digest.update(view)
+        _write_all(descriptor, memoryview(header + bytes(view)))  # one call for a small file
+        return digest.hexdigest()
+    _write_all(descriptor, memoryview(header))
     for start in range(0, len(view), _CHUNK):  # a chunk is hashed while it is still in the cache
         chunk = view[start : start + _CHUNK]
         digest.update(chunk)
@@ -170,15 +185,11 @@ def _write_all(descriptor: int, view: memoryview) -> None:
 
 
 @contextlib.contextmanager
-def _appearing(target: Path) -> Iterator[int]:
-    """A new file beside the target that takes its name when the block ends well and vanishes when it does not."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+def _appearing(target: Path) -> Iterator[Path]:
+    """A name beside the target whose file takes the target's name when the block ends well, and vanishes otherwise."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        yield partial
         os.replace(partial, target)
     except BaseException:
         with contextlib.suppress(OSError):

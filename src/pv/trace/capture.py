@@ -1,9 +1,10 @@
 """A session, tokens and a plan -> a complete capture on disk, or none at all.
 
 Capture happens inside the forward that serves tokens: a tap receives copies and writes them away one at a time, so
-logits are the same with it and without it, and memory grows by one tensor. Everything is written to a folder beside
-the target, the manifest last, and then takes the target's name; a full disk, an error or a kill leaves no folder that
-passes for a capture.
+logits are the same with it and without it, and memory grows by one tensor. Everything is written to a
+folder beside the target, the manifest last, and then takes the target's name; a full disk, an error or a kill leaves no
+folder that passes for a capture. (Nothing is forced to the platter: what a power failure tears is refused by its size
+or its sha256.)
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pv.model.folders import whole_file
 from pv.model.stages import Stage
 from pv.trace import manifest as manifests
-from pv.trace.aprt import AprtError, open_aprt, write_aprt
+from pv.trace.aprt import AprtError, open_aprt, write_new
 from pv.trace.manifest import CaptureError, FileEntry, Manifest, WriteError
 from pv.trace.plan import ExpectedFile, Plan, refuse_oversized_maps
-from pv.trace.stages import ATTENTION_MAPS, LAYOUTS, file_path
+from pv.trace.stages import ATTENTION_MAPS, LAYOUTS, file_layer, file_path
 
 if TYPE_CHECKING:
     from pv.backends.protocol import Session
@@ -68,9 +68,10 @@ class CaptureWriter:
         self, folder: Path, plan: Plan, spec: ModelSpec, prompt: int, progress: Progress | None = None
     ) -> None:
         self._folder, self._plan, self._spec, self._prompt = folder, plan, spec, prompt
-        self._expected = {file.path: file for file in plan.files(spec, prompt)}
+        self._expected = {(file.stage, file.layer, file.step): file for file in plan.files(spec, prompt)}
         self._written: dict[str, FileEntry] = {}
         self._ends: dict[str, bytes] = {}
+        self._made: set[str] = set()
         self._progress = progress
 
     def tap(self, step: int | None = None) -> CaptureTap:
@@ -79,44 +80,47 @@ class CaptureWriter:
 
     def write(self, stage: Stage, layer: int | None, step: int | None, values: NDArray[np.float32]) -> None:
         """Write one tensor. Raises CaptureError when it was not promised, comes twice, or has another shape."""
-        path = file_path(stage, layer, step)
-        expected = self._expected.get(path)
-        if expected is None or path in self._written:
+        expected = self._expected.get((stage, file_layer(stage, layer), step))
+        if expected is None or expected.path in self._written:
             what = "was written twice" if expected else "was not asked for"
+            path = file_path(stage, layer, step)
             raise CaptureError(f"{path} {what}: the backend gave {stage} of layer {layer} out of turn")
         if self._plan.heads is not None and stage in ATTENTION_MAPS:
             values = values[list(self._plan.heads)]
         if values.shape != expected.shape:
-            raise CaptureError(f"expected shape {expected.shape} for {path}, got {values.shape} from the backend")
-        self._written[path] = self._entry(expected, values)
+            raise CaptureError(
+                f"expected shape {expected.shape} for {expected.path}, got {values.shape} from the backend"
+            )
+        self._written[expected.path] = self._entry(expected, values)
         if self._progress:
-            self._progress(len(self._written), len(self._expected), path)
+            self._progress(len(self._written), len(self._expected), expected.path)
 
     def finish(self, origin: Origin, tokens: Sequence[int], decoded: Sequence[int]) -> Manifest:
         """Write the manifest, last of all. Raises CaptureError when a promised file did not come."""
-        if missing := [path for path in self._expected if path not in self._written]:
+        if missing := [file.path for file in self._expected.values() if file.path not in self._written]:
             raise CaptureError(
                 f"incomplete: the forward did not give {missing[0]} ({len(missing)} of {len(self._expected)} missing)"
             )
-        files = tuple(self._written[path] for path in self._expected)
+        files = tuple(self._written[file.path] for file in self._expected.values())
         manifest = Manifest(
             **{name: getattr(origin, name) for name in Origin.__slots__},
             tokens=tuple(tokens),
             decoded=tuple(decoded),
             layers=self._plan.layers,
             heads=self._plan.heads,
-            spec=asdict(self._spec),
+            spec={name: getattr(self._spec, name) for name in self._spec.__dataclass_fields__},
             files=files,
             flags=(*_not_finite(files), *self._identical(files)),
         )
-        with whole_file(self._folder / manifests.NAME) as file:
-            file.write(manifests.dumps(manifest).encode())
+        (self._folder / manifests.NAME).write_bytes(manifests.dumps(manifest).encode())
         return manifest
 
     def _entry(self, expected: ExpectedFile, values: NDArray[np.float32]) -> FileEntry:
-        target = self._folder / expected.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        written = write_aprt(target, expected.layer, values)
+        target = os.path.join(self._folder, expected.path)
+        if (parent := os.path.dirname(target)) not in self._made:
+            os.makedirs(parent, exist_ok=True)
+            self._made.add(parent)
+        written = write_new(target, expected.layer, values)
         flat = values.reshape(-1)
         self._ends[expected.path] = flat[:_FINGERPRINT].tobytes() + flat[-_FINGERPRINT:].tobytes()
         first = 0 if expected.step is None else self._prompt + expected.step - 1
@@ -253,7 +257,6 @@ def _not_finite(files: Sequence[FileEntry]) -> Iterator[str]:
 
 
 def _count_not_finite(flat: NDArray[np.float32]) -> tuple[int, int]:
-    with np.errstate(all="ignore"):
-        if np.isfinite(np.dot(flat, flat)):  # one pass; a false alarm (overflow) only costs the count below
-            return 0, 0
+    if np.isfinite(flat).all():
+        return 0, 0
     return int(np.isnan(flat).sum()), int(np.isinf(flat).sum())

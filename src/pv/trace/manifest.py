@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,8 @@ class Manifest:
 
 def dumps(manifest: Manifest) -> str:
     """The manifest as JSON text, one line for each file."""
-    data = asdict(manifest)
-    files = [json.dumps(entry) for entry in data.pop("files")]
+    data = {name: getattr(manifest, name) for name in Manifest.__slots__ if name != "files"}
+    files = [json.dumps({name: getattr(entry, name) for name in FileEntry.__slots__}) for entry in manifest.files]
     head = json.dumps(data, indent=1)
     return head[: head.rindex("\n}")] + ',\n "files": [\n  ' + ",\n  ".join(files) + "\n ]\n}\n"
 

@@ -7,6 +7,7 @@ of a run grows only by what was asked.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,13 +63,7 @@ class Plan:
 
     def files(self, spec: ModelSpec, prompt: int) -> tuple[ExpectedFile, ...]:
         """Every file of the capture for a prompt of `prompt` tokens, in computation order."""
-        rounds: list[tuple[int | None, int, int]] = [(None, prompt, prompt)] if self.prefill else []
-        rounds += [(k, 1, prompt + k) for k in self.steps]
-        return tuple(
-            self._file(stage, layer, step, new, seen, spec)
-            for step, new, seen in rounds
-            for stage, layer in self.places()
-        )
+        return _files(self, spec, prompt)
 
     def places(self) -> list[tuple[Stage, int | None]]:
         """(stage, layer) of every tensor of one forward, in computation order."""
@@ -81,12 +76,19 @@ class Plan:
             *((stage, None) for stage in whole),
         ]
 
-    def _file(
-        self, stage: Stage, layer: int | None, step: int | None, new: int, seen: int, spec: ModelSpec
-    ) -> ExpectedFile:
-        kept = len(self.heads) if self.heads is not None and stage in ATTENTION_MAPS else None
-        shape = stage_shape(spec, stage, new, seen, kept)
-        return ExpectedFile(file_path(stage, layer, step), stage, file_layer(stage, layer), step, shape)
+
+@lru_cache(maxsize=8)  # asked for by every part of a capture, and the same each time
+def _files(plan: Plan, spec: ModelSpec, prompt: int) -> tuple[ExpectedFile, ...]:
+    rounds: list[tuple[int | None, int, int]] = [(None, prompt, prompt)] if plan.prefill else []
+    rounds += [(k, 1, prompt + k) for k in plan.steps]
+    heads = None if plan.heads is None else len(plan.heads)
+    found = []
+    for step, new, seen in rounds:
+        shapes = {s: stage_shape(spec, s, new, seen, heads if s in ATTENTION_MAPS else None) for s in plan.stages}
+        for stage, layer in plan.places():
+            path = file_path(stage, layer, step)
+            found.append(ExpectedFile(path, stage, file_layer(stage, layer), step, shapes[stage]))
+    return tuple(found)
 
 
 def make_plan(
