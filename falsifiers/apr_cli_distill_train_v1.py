@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import itertools
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from pv.falsify import Control, Measurement, falsifier, harness, measure
 
+from ._cli import live_tree, registered_tree
 from ._distill import Ran, ground_of, largest_relative_change, must, patched, run_distill, start_of
 from ._distill_margins import SIZES, Tamper, margins, shifted_cache, strangers_cache
 
@@ -524,6 +526,7 @@ class Attack:
     """What a control may point elsewhere."""
 
     contract: Path | None = None  # None: the project's own
+    comparison: Path | None = None  # None: the project's own test of the registry
     tamper: Tamper | None = None  # how a finished cache is changed before a student is trained on it
 
 
@@ -543,6 +546,69 @@ def the_contract_is_valid(context: Any) -> list[Measurement]:
     return [
         measure("errors", len(errors), unit="findings"),
         measure("files_checked", told["summary"]["contracts"], unit="files"),
+    ]
+
+
+@contextlib.contextmanager
+def option_nobody_registered(context: Any) -> Iterator[None]:
+    """`pv distill` has an option that the registry does not know."""
+    import click
+
+    from pv.cli.distill import distill
+
+    distill.params.append(click.Option(["--warm-start"]))
+    try:
+        yield
+    finally:
+        distill.params.pop()
+
+
+@contextlib.contextmanager
+def test_that_compares_nothing(context: Any) -> Iterator[None]:
+    """The test module that should compare both trees is empty."""
+    file = context.scratch / "test_registry.py"
+    file.write_text("def test_nothing():\n    assert True\n", encoding="utf-8")
+    with patched(Attack, "comparison", file):
+        yield
+
+
+def compares_both_trees(file: Path) -> bool:
+    """Whether some test of the file asserts on the difference of the live and the registered tree."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            called = {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+            called |= {
+                n.func.attr for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+            }
+            asserts = any(isinstance(n, ast.Assert) for n in ast.walk(node))
+            if asserts and {"difference", "live_tree", "registered_tree"} <= called:
+                return True
+    return False
+
+
+@falsifier(
+    "FALSIFY-APR-DISTILL-TRAIN-008",
+    level="live",
+    controls=[
+        Control("an option nobody registered", plant=option_nobody_registered, breaks="options_that_differ"),
+        Control("a test that compares nothing", plant=test_that_compares_nothing, breaks="test_compares"),
+    ],
+    attacks=["pv.cli.distill.distill"],
+    data=["falsifiers/_cli.py", "tests/cli/test_registry.py"],
+)
+def three_surfaces_agree(context: Any) -> list[Measurement]:
+    """The live click command, the registry contract's entry, and the test that holds them together."""
+    name = "pv distill"
+    live = set(sum(live_tree()[name], ()))
+    registered = set(sum(registered_tree(context.project)[name], ()))
+    test = Attack.comparison or context.project / "tests/cli/test_registry.py"
+    if live ^ registered:
+        context.note(f"differ: {', '.join(sorted(live ^ registered))}")
+    return [
+        measure("options_that_differ", len(live ^ registered), unit="options", n=len(live | registered)),
+        measure("options_compared", len(live & registered), unit="options", n=len(live | registered)),
+        measure("test_compares", compares_both_trees(test), unit="bool"),
     ]
 
 
