@@ -8,13 +8,14 @@ import threading
 import time
 
 import pytest
+from filelock import FileLock
 
 from pv.contract.project import Project
 from pv.contract.vocabulary import Cost, DeviceClass, Verdict
 from pv.falsify.devices import DeviceReport
 from pv.falsify.discovery import find_in
-from pv.falsify.planning import plan
-from pv.falsify.runner import run
+from pv.falsify.planning import Task, plan
+from pv.falsify.runner import _Board, run
 from pv.falsify.selection import Row
 
 MACHINE = {
@@ -314,6 +315,49 @@ def test_a_gpu_serves_one_check_at_a_time(ran, checks, monkeypatch):
     ]
     attempts = ran(numbered(checks, *[body.strip()] * 3), *entries, jobs=3)
     assert [attempt.verdict.value for attempt in attempts.values()] == ["SURVIVED"] * 3
+
+
+def test_a_thread_takes_what_needs_no_gpu_while_the_gpu_is_busy(checks):
+    cells = (("cuda", "code"), ("cuda", "code"), ("cpu", "code"))
+    contract = checks.contract(
+        "x-v1", *(checks.entry(f"FALSIFY-X-00{i}", cells=(cell,)) for i, cell in enumerate(cells))
+    )
+    first, second, third = (Task(contract, claim, None, claim.required_cells[0]) for claim in contract.claims)
+    board = _Board([second, third], lambda key, cell: "", running={-1: first})
+    assert board.take(None) is third
+    board.running.pop(-1)
+    assert board.take(None) is second
+
+
+def test_another_run_of_pv_on_this_machine_keeps_the_gpu_to_itself(ran, checks, monkeypatch, tmp_path):
+    monkeypatch.setitem(MACHINE, DeviceClass.CUDA, DeviceReport(DeviceClass.CUDA, "a card"))
+    monkeypatch.setattr("pv.falsify.runner.tempfile.gettempdir", lambda: str(tmp_path))
+    other = FileLock(tmp_path / "pv-gpu.lock", thread_local=False)  # another thread lets it go
+    other.acquire()
+    free = tmp_path / "free"
+
+    def leave() -> None:
+        time.sleep(0.7)
+        free.touch()
+        other.release()
+
+    threading.Thread(target=leave, daemon=True).start()
+    body = f"return measure('m', not defect and __import__('os').path.exists({str(free)!r}))"
+    attempts = ran(numbered(checks, body), checks.entry("FALSIFY-X-000", cells=(("cuda", "code"),)))
+    assert attempts["000", "cuda"].verdict is Verdict.SURVIVED
+
+
+def test_ctrl_c_ends_the_wait_for_a_gpu(ran, checks, monkeypatch, tmp_path):
+    monkeypatch.setitem(MACHINE, DeviceClass.CUDA, DeviceReport(DeviceClass.CUDA, "a card"))
+    monkeypatch.setattr("pv.falsify.runner.tempfile.gettempdir", lambda: str(tmp_path))
+    heard = Heard()
+    with FileLock(tmp_path / "pv-gpu.lock"):
+        threading.Timer(1.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+        begun = time.monotonic()
+        ran(numbered(checks, GOOD), checks.entry("FALSIFY-X-000", cells=(("cuda", "code"),)), heard=heard)
+    assert time.monotonic() - begun < 10
+    assert ran.finished.interrupted
+    assert ("FALSIFY-X-000", "", 0, 0, "waits for the GPU, which another pv uses") in heard.told
 
 
 def test_checks_of_one_group_share_a_worker_and_what_it_built(ran, checks):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pv.contract.project import Project
 from pv.contract.vocabulary import Cell, Verdict
@@ -25,6 +25,8 @@ from pv.falsify.planning import GPUS, Key, Task
 from pv.falsify.protocol import stated_in
 from pv.falsify.reading import FoundCheck
 from pv.falsify.workers import Worker
+
+PATIENCE = 0.5  # seconds between two looks at whether the run was stopped while it waits for a GPU
 
 Standing = Callable[[Key, Cell], str]  # why a claim that is not in this run does not survive in a cell; "" when it does
 
@@ -265,7 +267,7 @@ class _Crew:
         if unmet:
             return inconclusive(task, *unmet)
         self.listener.started(task)
-        with _one_at_a_time(task):
+        with self._device_of(task):
             return attempt(
                 task,
                 worker,
@@ -273,6 +275,27 @@ class _Crew:
                 self.devices.get(task.cell.device),
                 lambda *said: self.listener.progress(task, *said),
             )
+
+    @contextmanager
+    def _device_of(self, task: Task) -> Iterator[None]:
+        """Two runs of pv on this machine do not share a GPU: each would spoil what the other measures.
+
+        Waits for the other one until this run is stopped; then the worker, which is stopped too, answers for itself.
+        """
+        if task.cell.device not in GPUS:
+            yield
+            return
+        lock = FileLock(Path(tempfile.gettempdir()) / "pv-gpu.lock", mode=0o666)
+        while not self.board.stopped:
+            try:
+                lock.acquire(timeout=PATIENCE)
+                break
+            except Timeout:
+                self.listener.progress(task, "", 0, 0, "waits for the GPU, which another pv uses")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _hire(self) -> Worker:
         worker = Worker(determinism(self.threads_each))
@@ -285,13 +308,3 @@ class _Crew:
         if worker is not None:
             worker.close()
             self.workers.discard(worker)
-
-
-@contextmanager
-def _one_at_a_time(task: Task) -> Iterator[None]:
-    """Two runs of pv on this machine do not share a GPU: each would spoil what the other measures."""
-    if task.cell.device not in GPUS:
-        yield
-        return
-    with FileLock(Path(tempfile.gettempdir()) / "pv-gpu.lock", mode=0o666):
-        yield
