@@ -435,7 +435,6 @@ def misspelt_contract(context: Any) -> Iterator[None]:
     level="live",
     controls=[Control("a misspelt key", plant=misspelt_contract, breaks="errors")],
     attacks=["pv.cli.validate.validate"],
-    data=["contracts/apr-cli-trace-save-tensor-v1.yaml"],
 )
 def the_contract_is_valid(context: Any) -> list[Measurement]:
     """`pv validate` as a user runs it; findings about statuses and checks (PV4xx) are left aside: they are circular."""

@@ -250,7 +250,6 @@ def misspelt_key(context: Any) -> Iterator[None]:
     level="live",
     controls=[Control("a misspelt key", plant=misspelt_key, breaks="exit_code")],
     attacks=["pv.cli.validate.validate"],
-    data=["contracts/apr-vs-gguf-forward-parity-v1.yaml"],
 )
 def this_contract_is_valid(context: Any) -> list[Measurement]:
     """`pv validate` of the file, without the rules on earned statuses: those would ask about this very check."""
