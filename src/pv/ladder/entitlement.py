@@ -306,10 +306,10 @@ def _lacks_discharge(claim: Claim, cell: Cell, live: Sequence[RecordView]) -> st
         return f"on {cell}: the oracle {claim.oracle} disagreed"
     oracle = f"the oracle {claim.oracle} agreeing in the same record, or " if claim.oracle else ""
     seedless = bool(live) and all(v.seed is None for v in live)
-    seed = "" if seedless else " or seed"
+    elsewhere = "another host or driver" if seedless else "another host, driver or seed"
     again = "; the check asks for no seed, so a second run on this machine does not count" if seedless else ""
     bound = ", or its bound exhausted" if claim.bound is not None else ""
-    return f"on {cell}: {oracle}a second live record from another host, driver{seed} that agrees{bound}{again}"
+    return f"on {cell}: {oracle}a second live record from {elsewhere} that agrees{bound}{again}"
 
 
 def _short(digest: str) -> str:
