@@ -150,6 +150,26 @@ def test_check_on_another_machine_is_no_change(house, pv, monkeypatch):
     assert pv("falsify", "--all", "--check").code == 1
 
 
+def test_check_with_a_stand_in_that_the_first_machine_lacked_is_no_change(house, pv, monkeypatch):
+    house.contract("x-v1", house.claim("FALSIFY-X-001", SOFTWARE))
+    house.checks("x-v1", FALSIFY_X_001=GOOD)
+    assert pv("falsify", "--all").code == 4
+    monkeypatch.setattr("pv.falsify.request.present", with_software_vulkan)
+    ran = pv("falsify", "--all", "--check", "--allow-blocked")
+    assert ran.code == 0
+    assert "(stand-in)" in ran.out
+    assert "BLOCKER_FIXTURE_ABSENT -> PARTIAL_ALGORITHM_LEVEL" in pv("falsify", "--all", "--allow-blocked").out
+    house.checks("x-v1", FALSIFY_X_001=f"x = 1\n{GOOD}")
+    assert pv("falsify", "--all", "--check", "--allow-blocked").code == 1
+
+
+def with_software_vulkan(wanted):
+    return {
+        device: DeviceReport(device, "here") if device in ("cpu", "vulkan-sw") else DeviceReport(device, why_not="no")
+        for device in wanted
+    }
+
+
 def elsewhere(environment):
     from dataclasses import replace
 
@@ -391,12 +411,7 @@ def test_a_device_narrows_the_cells_and_stands_in_the_reproducing_command(house,
         ),
     )
     house.checks("x-v1", FALSIFY_X_001=GOOD)
-    monkeypatch.setattr(
-        "pv.falsify.request.present",
-        lambda wanted: {
-            d: DeviceReport(d, "here") if d in ("cpu", "vulkan-sw") else DeviceReport(d, why_not="no") for d in wanted
-        },
-    )
+    monkeypatch.setattr("pv.falsify.request.present", with_software_vulkan)
     everything = json.loads(pv("falsify", "--all", "--dry-run", "--output-format", "json").out)["results"]
     assert {one["device"]: (one["verdict"], one["required"], one["command"]) for one in everything} == {
         "cpu": ("SURVIVED", True, "pv falsify --id FALSIFY-X-001 --device cpu"),

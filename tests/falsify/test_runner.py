@@ -324,8 +324,10 @@ def test_a_thread_takes_what_needs_no_gpu_while_the_gpu_is_busy(checks):
     )
     first, second, third = (Task(contract, claim, None, claim.required_cells[0]) for claim in contract.claims)
     board = _Board([second, third], lambda key, cell: "", running={-1: first})
-    assert board.take(None) is third
+    assert not board._ready(second)
+    assert board.take(("cuda", "code")) is third
     board.running.pop(-1)
+    assert board._ready(second)
     assert board.take(None) is second
 
 
