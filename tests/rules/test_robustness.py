@@ -45,12 +45,12 @@ def test_no_data_makes_a_rule_fail(tmp_path, data, profile):
 
 
 def test_a_rule_that_needs_a_section_or_a_claim_of_ours_would_find_nothing_without(check, project):
-    """`sections` and `own` only spare calls: on data without them the rule itself yields nothing."""
+    """`sections` and `fields` only spare calls: on data without them the rule itself yields nothing."""
     from pv.rules.view import View
 
     document = parse(b"metadata: {version: 1.0.0, description: d, references: [r], kind: schema}\n", "x.yaml")
     loaded = of_document(document, project.root / "x.yaml", "x.yaml", Profile.STRICT)
     view = View(loaded, document, project)
     for rule in table.RULES:
-        if rule.check is not None and (rule.sections or rule.own) and rule.scope is Scope.FILE:
+        if rule.check is not None and (rule.sections or rule.fields) and rule.scope is Scope.FILE:
             assert rule.sections == ("metadata",) or list(rule.check(view)) == [], rule.code

@@ -81,7 +81,9 @@ def test_no_rung_without_its_block(check, status, blocks, lacking, profile):
 
 
 def test_a_status_inside_the_evidence_is_judged_where_it_stands(check):
-    text = written("    algorithm_evidence:\n      status: FUNCTIONAL\n      notes: words\n    functional_evidence: [w]\n")
+    text = written(
+        "    algorithm_evidence:\n      status: FUNCTIONAL\n      notes: words\n    functional_evidence: [w]\n"
+    )
     (found,) = check(text, "compat", facts={CLAIM: Facts(Status.UNBOUND)})
     assert found.code == "PV401"
     assert found.span.line == text[: text.index("status: FUNCTIONAL")].count("\n") + 1

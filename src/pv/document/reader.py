@@ -186,7 +186,7 @@ class Document:
 
         Kinds in `skip` are left out before anybody works out where they stand, which is what takes time.
         """
-        found = [each for index in self._built.plains if (each := self._ambiguous(index, skip)) is not None]
+        found = [each for index in self._suspects(skip) if (each := self._ambiguous(index, skip)) is not None]
         found += [self._cut(index, comment) for index, comment in self._cut_short()]
         return tuple(sorted(found, key=lambda each: each.span.start))
 
@@ -214,6 +214,18 @@ class Document:
 
     def _span_of(self, node: Node) -> Span:
         return self._lines.span(node.start, node.end)
+
+    def _suspects(self, skip: frozenset[str]) -> list[int]:
+        """The plain scalars that deserve a second look; most are numbers that every reader takes alike."""
+        if self._built.properties:
+            return self._built.plains  # an anchor or a tag stands before the text
+        text, tape = self.text, self._built.tape
+        return [
+            index
+            for index in self._built.plains
+            if (word := text[tape[index] : tape[index + 1]]) == "<<"
+            or ((verdict := ambiguity.judge(word)) is not None and verdict[0] not in skip)
+        ]
 
     def _ambiguous(self, index: int, skip: frozenset[str]) -> Ambiguity | None:
         start, end = self._places.bare(index)

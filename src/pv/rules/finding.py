@@ -45,9 +45,9 @@ class Scope(StrEnum):
 class Rule:
     """One row. `strict` and `compat` are its severity in the two profiles, OFF where it does not run.
 
-    `reference` names the rules of the reference validator that it covers; `sections` the top-level keys without which
-    it has nothing to look at, and `own` that it only looks at claims with a field of ours, which most files of other
-    people lack; `check` is the generator of findings (None where another room emits the code).
+    `reference` names the rules of the reference validator that it covers; `sections` the top-level keys, and `fields`
+    the keys of entries, without one of which it has nothing to look at (most files lack most of them); `check` is the
+    generator of findings (None where another room emits the code).
     """
 
     code: str
@@ -59,7 +59,7 @@ class Rule:
     scope: Scope = Scope.FILE
     reference: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()
-    own: bool = False
+    fields: tuple[str, ...] = ()
     check: Callable[[Any], Iterator[Finding]] | None = None
     suppressible: bool = True
 

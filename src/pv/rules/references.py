@@ -14,7 +14,7 @@ from pv.rules.finding import WARNING, Finding, Loc, text
 from pv.rules.python_names import defined_in
 from pv.rules.view import View
 
-_BLOCKS = ("algorithm_evidence", "functional_evidence", "discharge_evidence", "evidence_discharged_by")
+BLOCKS = ("algorithm_evidence", "functional_evidence", "discharge_evidence", "evidence_discharged_by")
 _SOURCE = re.compile(r"(?:equations|proof_obligations)\.(?P<name>[\w-]+)")
 _BUILT_IN_SUBJECTS = frozenset({"code", "tiny-teacher"})
 
@@ -219,7 +219,7 @@ def _undefined(view: View, loc: Loc, name: str, files: list[Path], qualified: fr
 
 def _citations(view: View) -> Iterator[Citation]:
     for loc, entry in view.own:
-        for name in _BLOCKS:
+        for name in BLOCKS:
             if name in entry:
                 yield from cited_by(entry[name], (*loc, name)).files
     for loc, gate in view.entries("gates"):

@@ -17,7 +17,7 @@ from pv.rules.view import FALSIFIERS, OBLIGATIONS, View
 _SAFE_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _FALSIFIER_ID = re.compile(r"FALSIFY-[A-Z0-9]+(?:-[A-Z0-9]+)*-\d{3}")
 _HARNESS_ID = re.compile(r"KH-[A-Z0-9]+(?:-[A-Z0-9]+)*-\d{3}")
-_OTHER_NAMES = {section: frozenset(alias for _, alias in pairs) for section, pairs in ALIASES.items()}
+OTHER_NAMES = tuple(alias for pairs in ALIASES.values() for _, alias in pairs)
 _DATE_FIELDS = ("created", "updated", "last_modified")
 _LOCKED_LEVELS = frozenset({"basic", "l1", "standard", "l2", "l3", "strict", "l4", "proven", "l5"})
 
@@ -25,12 +25,10 @@ _LOCKED_LEVELS = frozenset({"basic", "l1", "standard", "l2", "l3", "strict", "l4
 def written_twice(view: View) -> Iterator[Finding]:
     """A field and its other name in one entry: only one of them can be read."""
     for placed, section in ((view.falsifiers, FALSIFIERS), (view.obligations, OBLIGATIONS)):
-        others = _OTHER_NAMES[section]
         for loc, entry in placed:
-            if not others.isdisjoint(entry):
-                for name, alias in ALIASES[section]:
-                    if alias in entry and name in entry and alias != "description":
-                        yield _twice((*loc, alias), name, alias)
+            for name, alias in ALIASES[section]:
+                if alias in entry and name in entry and alias != "description":
+                    yield _twice((*loc, alias), name, alias)
 
 
 def described_twice(view: View) -> Iterator[Finding]:

@@ -148,6 +148,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=shape_rules.written_twice,
+        fields=shape_rules.OTHER_NAMES,
     ),
     Rule(
         "PV209",
@@ -158,6 +159,7 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         WARNING,
         check=shape_rules.described_twice,
+        fields=("description",),
         sections=("falsification_tests",),
     ),
     Rule(
@@ -301,6 +303,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         reference=("SCHEMA-014", "SCHEMA-015", "SCHEMA-016"),
         check=shape_rules.fields_of_other_types,
+        fields=("requires", "applies_to_phase", "parent_contract"),
         sections=("proof_obligations",),
     ),
     Rule(
@@ -313,6 +316,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         reference=("SCHEMA-021", "SCHEMA-022", "SCHEMA-023"),
         check=shape_rules.unexplained_exemptions,
+        fields=("applies_to", "na_reason", "na_owner"),
         sections=("proof_obligations",),
     ),
     Rule(
@@ -355,7 +359,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         WARNING,
         check=shape_rules.claim_words,
-        own=True,
+        fields=("claim",),
     ),
     Rule(
         "PV229",
@@ -374,6 +378,7 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         WARNING,
         check=shape_rules.self_declared_proofs,
+        fields=("actually_verified",),
         sections=("kani_harnesses",),
     ),
     Rule(
@@ -425,7 +430,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=references.unbound,
-        own=True,
+        fields=("binds_to",),
     ),
     Rule(
         "PV302",
@@ -445,7 +450,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=references.preconditions,
-        own=True,
+        fields=("precondition",),
     ),
     Rule(
         "PV304",
@@ -455,7 +460,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=references.circular_preconditions,
-        own=True,
+        fields=("precondition",),
     ),
     Rule(
         "PV305",
@@ -466,6 +471,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         reference=("SCHEMA-017",),
         check=references.unlisted_parents,
+        fields=("parent_contract",),
         sections=("proof_obligations",),
     ),
     Rule(
@@ -476,7 +482,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         WARNING,
         check=references.threshold_sources,
-        own=True,
+        fields=("thresholds",),
     ),
     Rule(
         "PV307",
@@ -486,7 +492,7 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         WARNING,
         check=references.unknown_subjects,
-        own=True,
+        fields=("requires",),
     ),
     Rule(
         "PV311",
@@ -498,6 +504,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         reference=("PV-VER-002",),
         check=references.missing_files,
+        fields=references.BLOCKS,
     ),
     Rule(
         "PV312",
@@ -509,6 +516,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         reference=("PV-VER-001", "PV-VER-002"),
         check=references.undefined_names,
+        fields=references.BLOCKS,
     ),
     Rule(
         "PV313",
@@ -518,7 +526,7 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         WARNING,
         check=references.names_without_a_file,
-        own=True,
+        fields=("algorithm_evidence",),
     ),
     # ------------------------------------------------------------------------------------------ statuses
     Rule(
@@ -574,7 +582,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=statuses.without_evidence,
-        own=True,
+        fields=("status", "algorithm_evidence"),
         suppressible=False,
     ),
     Rule(
@@ -585,7 +593,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=statuses.said_twice,
-        own=True,
+        fields=("algorithm_evidence",),
     ),
     Rule(
         "PV407",
@@ -596,7 +604,7 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         WARNING,
         check=statuses.unknown_words,
-        own=True,
+        fields=("status", "algorithm_evidence"),
     ),
     Rule(
         "PV408",
@@ -637,7 +645,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=statuses.unreadable_claims,
-        own=True,
+        fields=("status", "algorithm_evidence"),
         suppressible=False,
     ),
     Rule(
@@ -648,7 +656,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         WARNING,
         check=statuses.malformed_heads,
-        own=True,
+        fields=("evidence",),
     ),
     # ------------------------------------------------------------------------------------------ history
     Rule(
@@ -777,7 +785,7 @@ RULES: tuple[Rule, ...] = (
         ERROR,
         ERROR,
         check=falsifiability.undecided_thresholds,
-        own=True,
+        fields=("thresholds",),
         sections=("falsification_tests",),
     ),
     Rule(
@@ -801,6 +809,7 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         reference=("PV-AUD-001", "PV-AUD-003"),
         check=falsifiability.uncovered,
+        fields=("binds_to",),
         sections=("falsification_tests",),
     ),
     Rule(
@@ -1003,8 +1012,8 @@ def _run(view: View, scope: Scope) -> Iterator[Diagnostic]:
     rules = _active(project.profile, scope, project.ignore)
     if view.loaded.artifact != codes.CONTRACT or not data:
         rules = tuple(active for active in rules if active.rule.code in _RULES_OF_READING)
-    for rule, rule_check, sections, own in rules:
-        if (sections and sections.isdisjoint(data)) or (own and not view.own):
+    for rule, rule_check, sections, fields in rules:
+        if (sections and sections.isdisjoint(data)) or (fields and fields.isdisjoint(view.fields)):
             continue
         for finding in rule_check(view):
             yield _diagnostic(rule, finding, project.profile, view.document.path, data, view.span)
@@ -1014,13 +1023,13 @@ class _Active(NamedTuple):
     rule: Rule
     check: Callable[[View], Iterator[Finding]]
     sections: frozenset[str]
-    own: bool
+    fields: frozenset[str]
 
 
 @cache
 def _active(profile: Profile, scope: Scope, ignore: tuple[str, ...]) -> tuple[_Active, ...]:
     return tuple(
-        _Active(rule, rule.check, frozenset(rule.sections), rule.own)
+        _Active(rule, rule.check, frozenset(rule.sections), frozenset(rule.fields))
         for rule in RULES
         if rule.scope is scope and rule.check and rule.severity(profile) is not OFF and rule.code not in ignore
     )

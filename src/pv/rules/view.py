@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FALSIFIERS, HARNESSES, OBLIGATIONS = "falsification_tests", "kani_harnesses", "proof_obligations"
 Entry = Mapping[str, Any]
+_NO_FIELDS: frozenset[str] = frozenset()
 _HEAD = "metadata:"
 _WITHOUT_LOST_DIGITS = frozenset({"number as text"})
 Placed = tuple[Loc, Entry]
@@ -101,6 +102,14 @@ class View:
         """(place of the entry, id) of falsifiers, harnesses and obligations that have one, in this order."""
         placed = self.claims + self.obligations
         return [(loc, name) for loc, entry in placed if isinstance(name := entry.get("id"), str)]
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """Every key that a claim, an obligation or a gate of the file has."""
+        placed = self.claims + self.obligations
+        if "gates" in self.data:
+            placed = placed + self.entries("gates")
+        return _NO_FIELDS.union(*[entry for _, entry in placed])
 
     @cached_property
     def own(self) -> list[Placed]:
