@@ -330,6 +330,11 @@ def test_misfits_are_shown_with_their_place_before_anything_runs(house, pv):
     assert "^" in ran.err
     assert "nothing was run" in ran.err
     assert not (house.root / "ran").exists()
+    validated = pv("validate")
+    assert validated.code == 1
+    assert "PV353" in validated.out
+    assert "^" in validated.out
+    assert "PV353" not in pv("validate", "contracts/y-v1.yaml").out
     other = pv("falsify", "--id", "FALSIFY-Y-001")
     assert other.code == 0
     assert "PV353" in other.err

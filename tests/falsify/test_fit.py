@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from pv.contract.claims import contract_of
+from pv.contract.claims import Contract, contract_of
 from pv.falsify.discovery import find_in
-from pv.falsify.fit import check_against
+from pv.falsify.fit import check_against, misfits
 
 METADATA = {"version": "1.0.0", "description": "d"}
 
@@ -101,3 +102,33 @@ def test_a_harness_agrees_with_its_entry(checks, decorator, more, bound, says):
     found = problems(checks, contract("x-v1", harnesses=(entry("KH-X-001", obligation="o", bound=bound),)))
     assert [problem.code for problem in found] == (["PV358"] if says else [])
     assert all(says in problem.message for problem in found)
+
+
+class File(NamedTuple):
+    """What is needed of a loaded file."""
+
+    stem: str
+    contract: Contract | None
+
+
+def test_a_contract_that_is_not_sound_leaves_no_orphan(checks):
+    checks.write("x_v1", body(breaks="mm"))
+    checks.write("y_v1", "broken = (\n", header="")
+    unsound = [File(stem, None) for stem in ("x-v1", "y-v1")]
+    assert [p.code for p in misfits(find_in(checks.folder, checks.root), unsound, whole=True)] == ["PV350"]
+
+
+def test_of_some_contracts_only_their_own_modules_are_judged(checks):
+    checks.write("x_v1", body(breaks="mm"))
+    checks.write("y_v1", body("FALSIFY-Y-001", breaks="mm"))
+    (checks.folder / "z_v1.py").write_text("def broken(:\n")
+    found = find_in(checks.folder, checks.root)
+    loaded = [File(one.id, one) for one in (contract("x-v1", entry()), contract("y-v1", entry("FALSIFY-Y-001")))]
+    assert [p.code for p in misfits(found, loaded[:1], whole=False)] == ["PV356"]
+    whole = misfits(found, loaded, whole=True)
+    assert sorted((p.code, p.path) for p in whole) == [
+        ("PV350", "falsifiers/z_v1.py"),
+        ("PV354", "falsifiers/z_v1.py"),
+        ("PV356", "falsifiers/x_v1.py"),
+        ("PV356", "falsifiers/y_v1.py"),
+    ]

@@ -144,26 +144,45 @@ def _validated(options: Options, project: Project, discovery: Discovery) -> Vali
     from pv.rules.cache import Cache
 
     remember = options.cache and len(discovery.files) >= REMEMBER_FROM
+    misfits: list[Diagnostic] = []
     found = validation.validate(
         discovery,
         project,
-        evidence_facts,
+        lambda project, loaded: evidence_facts(project, loaded, misfits, whole=not options.paths),
         Cache.open(project) if remember else Cache.off(),
         whole=not options.paths,
     )
-    diagnostics = list(found.diagnostics)
+    diagnostics = [*found.diagnostics, *misfits]
     if options.against is not None:
         diagnostics += _history(options.against, discovery, project)
     kept = tuple(each for each in diagnostics if _wanted(each, options))
-    return validation.Validation(kept, found.outlines, found.left_out, found.texts)
+    modules = {each.path: _source(project.root / each.path) for each in misfits}
+    return validation.Validation(kept, found.outlines, found.left_out, {**modules, **found.texts})
 
 
-def evidence_facts(project: Project, loaded: Sequence[Loaded]) -> FactsByClaim:
-    """What the records and the checks on disk say of the claims. Nothing is run and no check is imported."""
+def _source(path: Path) -> str:
+    """The text of a check module, for the excerpt; "" where it cannot be read."""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def evidence_facts(
+    project: Project, loaded: Sequence[Loaded], misfits: list[Diagnostic], *, whole: bool
+) -> FactsByClaim:
+    """What the records and the checks on disk say of the claims. Nothing is run and no check is imported.
+
+    Adds to `misfits` what is wrong between checks and contracts. Only a strict project's contracts are all here.
+    """
+    from pv.contract.project import Profile
     from pv.evidence.facts import facts_for
     from pv.falsify.discovery import find_checks
+    from pv.falsify.fit import misfits as found
 
-    return facts_for(project, loaded, find_checks(project))
+    checks = find_checks(project)
+    misfits += found(checks, loaded, whole=whole and project.profile is Profile.STRICT)
+    return facts_for(project, loaded, checks)
 
 
 def _history(revision: str, discovery: Discovery, project: Project) -> Iterator[Diagnostic]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
 from pv.contract.claims import Claim, Contract
+from pv.contract.load import Loaded
 from pv.diagnostics.model import Diagnostic, Severity
 from pv.falsify.discovery import Checks, module_name
 from pv.falsify.reading import FILE_START, FoundCheck
@@ -30,6 +31,21 @@ def check_against(checks: Checks, contracts: Sequence[Contract]) -> list[Diagnos
         claim = contract.claim(check.id)
         problems += [_unknown_id(check, contract, contracts)] if claim is None else _misfits(check, contract, claim)
     return problems
+
+
+def misfits(checks: Checks, loaded: Sequence[Loaded], *, whole: bool) -> list[Diagnostic]:
+    """All that is wrong with the checks of these contracts, in their modules and between the two.
+
+    `whole`: these are all contracts of the project, so a module that belongs to none of them is an orphan. A contract
+    whose shape is not sound has its module all the same; the two are compared when it is mended.
+    """
+    contracts = [one.contract for one in loaded if one.contract is not None]
+    sound = {module_name(contract.id) for contract in contracts}
+    unsound = {module_name(one.stem) for one in loaded} - sound
+    judged = {m: place for m, place in checks.modules.items() if m in sound or (whole and m not in unsound)}
+    places = {place for m, place in checks.modules.items() if m in judged or m in unsound}
+    own = [problem for problem in checks.problems if whole or problem.path in places]
+    return [*own, *check_against(Checks(checks.found, (), judged), contracts)]
 
 
 def _ambiguous(checks: Checks, contracts: Sequence[Contract]) -> Iterator[Diagnostic]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pv.contract.claims import Contract
 from pv.contract.load import Loaded, load_all
 from pv.contract.project import Project
 from pv.contract.vocabulary import Cost, DeviceClass, Verdict
 from pv.diagnostics.model import Diagnostic
 from pv.evidence.digests import claim_digest
-from pv.evidence.ledger import Ledger, open_contracts
+from pv.evidence.ledger import Ledger
 from pv.falsify.devices import Devices, present
 from pv.falsify.discovery import Checks, find_checks, module_name
-from pv.falsify.fit import check_against
+from pv.falsify.fit import misfits
 from pv.falsify.journal import PastRun, unfinished
 from pv.falsify.planning import Plan, devices_needed, plan
 from pv.falsify.rows import rows_of
@@ -113,15 +112,11 @@ def _problems(
     project: Project, loaded: Sequence[Loaded], checks: Checks, chosen: Sequence[Row], *, every: bool
 ) -> tuple[tuple[Diagnostic, ...], tuple[Diagnostic, ...]]:
     """Problems that concern the chosen claims, which refuse the run, and all others."""
-    contracts = _distinct(open_contracts([*loaded, *load_all((), project)]))
-    problems = [*checks.problems, *check_against(checks, contracts)]
+    everything = {one.path.resolve(): one for one in (*loaded, *load_all((), project))}
+    problems = misfits(checks, list(everything.values()), whole=True)
     places = {checks.modules.get(module_name(row.contract.id)) for row in chosen}
     ours = [problem for problem in problems if every or problem.path in places]
     return tuple(ours), tuple(problem for problem in problems if problem not in ours)
-
-
-def _distinct(contracts: Sequence[Contract]) -> list[Contract]:
-    return list({contract.path.resolve(): contract for contract in contracts}.values())
 
 
 def _rest_of(past: PastRun, made: Plan, ledger: Ledger) -> Plan:
