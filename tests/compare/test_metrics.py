@@ -77,6 +77,34 @@ def test_the_order_of_positions_does_not_matter(x, r, order):
     assert found.rms == pytest.approx(moved.rms, rel=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e-25, 1e-19, 1e-6, 1.0, 1e6, 1e15, 1e19, 1e30, 1e37])
+@pytest.mark.parametrize("error", [1e-7, 1e-3, 0.4])
+def test_reported_figures_are_float64s_at_every_size(size, error):
+    """Squares of float32 numbers under- and overflow float32; the figures that are reported never do."""
+    rng = np.random.default_rng(5)
+    r = (size * rng.uniform(0.5, 1, (40, 300))).astype(np.float32)
+    x = (r * (1 + error * rng.uniform(-1, 1, r.shape))).astype(np.float32)
+    found, rows = compare(x, r), list(by_definition(x, r))
+    assert found.rel_l2 == pytest.approx(max(row[0] for row in rows), rel=1e-12)
+    assert found.linf_rel == pytest.approx(max(row[1] for row in rows), rel=1e-12)
+    assert found.scale == pytest.approx(rows[found.rel_l2_at][3], rel=1e-12)
+    exact = [1 - row[2] for row in rows]
+    assert found.cosine_loss == pytest.approx(exact[found.cosine_at], rel=1e-9, abs=1e-15)
+    assert exact[found.cosine_at] == pytest.approx(max(exact), rel=1e-4, abs=1e-15)
+    assert found.rms == pytest.approx(np.sqrt(((x.astype(np.float64) - r) ** 2).mean()), rel=1e-5)
+
+
+def test_float32_sums_are_not_believed_where_they_cannot_be():
+    """A row of tiny numbers among ordinary ones: its squares vanish in float32, its error must not."""
+    r = np.ones((50, 64), np.float32)
+    r[7] = 1e-25
+    x = r.copy()
+    x[7, 3] *= 3
+    found = compare(x, r)
+    assert found.rel_l2_at == 7
+    assert found.rel_l2 == pytest.approx(2 / 8)
+
+
 def test_identical_gives_zero_zero_one():
     values = np.random.default_rng(0).standard_normal((5, 8), np.float32)
     found = compare(values, values.copy())
@@ -119,7 +147,7 @@ def test_blocks_of_any_width_sum_to_the_whole(width):
     rows = compare(x, r).rows
     d = x.astype(np.float64) - r
     np.testing.assert_allclose(rows.dd, (d * d).sum(1), rtol=1e-6)
-    np.testing.assert_allclose(rows.rr, (r.astype(np.float64) ** 2).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(rows.rr, (r.astype(np.float64) ** 2).sum(1), rtol=1e-6)
 
 
 def test_used_elements_are_forgotten_each_once():

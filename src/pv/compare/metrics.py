@@ -1,7 +1,8 @@
 """Two tensors of one shape -> how they differ, position by position, the worst position deciding.
 
-A tensor is seen as rows: one row for each position (and head, for attention maps). Every sum is taken in float64, one
-row at a time, in blocks that stay in the cache, so a tensor larger than memory can be compared through a memory map.
+A tensor is seen as rows: one row for each position (and head, for attention maps). One pass, in blocks that stay in the
+cache, ranks the rows by float32 sums; the rows whose figures are reported, and every row that is not small in error and
+ordinary in size, are summed again in float64. A tensor larger than memory is compared through a memory map.
 
     rel_l2    ||x - r|| / ||r||, the length of the error in units of the reference
     linf_rel  max |x - r| / max |r|, which sees a single wrong element that rel_l2 dilutes
@@ -22,9 +23,10 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-BLOCK = 1 << 16  # elements of a block: three of them in float64 fit the second-level cache
+BLOCK = 1 << 17  # elements of a block: with its difference it stays in the second-level cache
 MASK = float(np.finfo(np.float32).max)  # attention masks are -inf or -FLT_MAX; both mean "masked"
-_SAFE = 1e70  # a sum of squares beyond this holds a mask constant or an overflow: the careful path looks at it
+_SAFE = (1e-30, 1e30)  # float32 sums of squares within keep six digits; others are taken in float64
+_EXACT_ROWS = 4  # of so few rows each is summed in float64 at once
 
 
 class ShapeError(ValueError):
@@ -57,7 +59,10 @@ class Worst(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Sums of each row, float64, shape (rows,). `compared` counts the elements that are finite on both sides."""
+    """Sums of each row, shape (rows,). `compared` counts the elements that are finite on both sides.
+
+    Good to six digits, and to float64's where `exact`.
+    """
 
     dd: F64  # sum of (x - r)²
     rr: F64  # sum of r²
@@ -66,6 +71,7 @@ class Rows:
     max_abs: F64  # max |x - r|
     max_reference: F64  # max |r|
     compared: NDArray[np.int64]
+    exact: NDArray[np.bool_]
     nonfinite: NonFinite
 
     @property
@@ -154,36 +160,68 @@ def compare(
     if int(np.prod(shape)) != test.size or not test.size:
         raise ShapeError(f"expected {test.size} elements, at least one, to fill the shape {shape}")
     x, r = as_rows(test, shape), as_rows(reference, shape)
-    return _summary(x, r, shape, row_sums(x, r, forget))
+    return _summary(x, r, shape, settled(x, r, row_sums(x, r, forget)))
 
 
 def row_sums(test: F32, reference: F32, forget: Callable[[int, int], None] | None = None) -> Rows:
     """The sums of every row of two (rows, width) arrays, block by block.
 
     Differences are formed in float32: exact while the two values are within a factor of two (Sterbenz), rounded once
-    otherwise. Rows that hold a NaN, an infinity or a mask constant are summed again over what is finite on both sides,
-    and rows that differ by half their length or more once again in float64 throughout.
+    otherwise. Rows that hold a NaN, an infinity or a mask constant are summed over what is finite on both sides, and
+    rows that differ by half their length or more, or are very large or small, in float64 throughout.
     """
     count, width = test.shape
     sums = np.zeros((6, count))
-    compared = np.full(count, width, np.int64)
-    odd = NonFinite()
-    workspace = _Workspace(min(count, max(1, BLOCK // width)), min(width, BLOCK))
-    with np.errstate(all="ignore"):  # overflow and invalid operations are what the careful path is there for
+    if count > _EXACT_ROWS:
+        _fast_pass(sums, test, reference, forget)
+        careful = ~_settled_by_float32(sums)
+    else:
+        careful = np.ones(count, np.bool_)
+    compared, odd = np.full(count, width, np.int64), NonFinite()
+    for row in np.flatnonzero(careful):
+        sums[:, row], seen, compared[row] = _exact_row(test[row], reference[row])
+        odd = NonFinite(*(a + b for a, b in zip(odd, seen, strict=True)))
+        if forget is not None:
+            forget(int(row) * width, (int(row) + 1) * width)
+    return Rows(sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], compared, careful, odd)
+
+
+def settled(test: F32, reference: F32, rows: Rows) -> Rows:
+    """The same rows, those that any figure reports summed in float64. Ranks are by six digits, figures by all."""
+    worst = {int(np.argmax(figure)) for figure in (rows.rel_l2, rows.linf_rel, rows.cosine_loss, rows.max_abs)}
+    todo = [row for row in worst if not rows.exact[row]]
+    if not todo:
+        return rows
+    sums = np.stack((rows.dd, rows.rr, rows.xx, rows.xr, rows.max_abs, rows.max_reference))
+    exact = rows.exact.copy()
+    for row in todo:
+        sums[:, row], _, _ = _exact_row(test[row], reference[row])
+        exact[row] = True
+    return Rows(sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], rows.compared, exact, rows.nonfinite)
+
+
+def _fast_pass(sums: F64, test: F32, reference: F32, forget: Callable[[int, int], None] | None) -> None:
+    """Fill `sums` (6, rows) from float32 sums of blocks."""
+    count, width = test.shape
+    workspace = np.empty((min(count, max(1, BLOCK // width)), min(width, BLOCK)), np.float32)
+    with np.errstate(all="ignore"):  # overflow and invalid operations are what the exact path is there for
         for first, last, columns in _blocks(count, width):
-            workspace.add(sums[:, first:last], test[first:last, columns], reference[first:last, columns])
+            _add_block(sums[:, first:last], test[first:last, columns], reference[first:last, columns], workspace)
             if forget is not None:
                 forget(first * width + (columns.start or 0), (last - 1) * width + (columns.stop or width))
         np.abs(sums[4:], out=sums[4:])  # a maximum of zeros may come out as -0
         dd, rr, dr = sums[0], sums[1], sums[3]
         sums[2], sums[3] = rr + 2 * dr + dd, rr + dr  # xx and xr
-        careful = ~(np.isfinite(sums).all(axis=0) & (rr < _SAFE) & (4 * dd < rr))
-        careful &= sums.any(axis=0)  # two rows of zeros need no care
-    for row in np.flatnonzero(careful):
-        row_result, seen, count_finite = _careful_row(test[row], reference[row])
-        sums[:, row], compared[row] = row_result, count_finite
-        odd = NonFinite(*(a + b for a, b in zip(odd, seen, strict=True)))
-    return Rows(sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], compared, odd)
+
+
+def _settled_by_float32(sums: F64) -> NDArray[np.bool_]:
+    """Rows whose float32 sums are good to six digits: finite, ordinary in size, small in error."""
+    dd, rr = sums[0], sums[1]
+    least, most = _SAFE
+    ordinary = (rr > least) & (rr < most) & (4 * dd < rr) & ((dd > least) | (sums[4] == 0))
+    zero = (sums[4] == 0) & (sums[5] == 0)
+    found: NDArray[np.bool_] = np.isfinite(sums).all(axis=0) & (ordinary | zero)
+    return found
 
 
 def largest(test: F32, reference: F32, shape: tuple[int, ...], limit: int) -> list[Worst]:
@@ -368,52 +406,59 @@ def _blocks(count: int, width: int) -> Any:
         yield first, min(first + tall, count), slice(0, width)
 
 
-class _Workspace:
-    """Buffers for one block, so that no block asks the system for memory."""
-
-    def __init__(self, rows: int, width: int) -> None:
-        self._narrow = np.empty((rows, width), np.float32)
-        self._wide = np.empty((2, rows, width), np.float64)
-
-    def add(self, sums: F64, x: F32, r: F32) -> None:
-        """Add dd, rr, dr and the two maxima of the block to rows 0, 1, 3, 4, 5 of `sums` (6, rows of the block)."""
-        height, width = x.shape
-        narrow = self._narrow[:height, :width]
-        difference, reference = self._wide[:, :height, :width]
-        np.subtract(x, r, out=narrow)  # float32; see `row_sums`
-        for place, values in ((4, narrow), (5, r)):
-            np.maximum(sums[place], values.max(axis=1), out=sums[place])
-            np.maximum(sums[place], -values.min(axis=1), out=sums[place])
-        difference[...] = narrow
-        reference[...] = r
-        sums[0] += _dot(difference, difference)
-        sums[1] += _dot(reference, reference)
-        sums[3] += _dot(difference, reference)
+def _add_block(sums: F64, x: F32, r: F32, workspace: F32) -> None:
+    """Add dd, rr, dr and the two maxima of a block to rows 0, 1, 3, 4, 5 of `sums` (6, rows of the block)."""
+    height, width = x.shape
+    difference = workspace[:height, :width]
+    np.subtract(x, r, out=difference)  # see `row_sums`
+    for place, values in ((4, difference), (5, r)):
+        np.maximum(sums[place], values.max(axis=1), out=sums[place])
+        np.maximum(sums[place], -values.min(axis=1), out=sums[place])
+    sums[0] += _dot(difference, difference)
+    sums[1] += _dot(r, r)
+    sums[3] += _dot(difference, r)
 
 
-def _dot(a: F64, b: F64) -> F64:
+def _dot(a: F32, b: F32) -> F32:
     """Dot products of rows."""
     if hasattr(np, "vecdot"):  # numpy 2; twice as fast
-        result: F64 = np.vecdot(a, b)
+        result: F32 = np.vecdot(a, b)
         return result
-    summed: F64 = np.einsum("ij,ij->i", a, b)
+    summed: F32 = np.einsum("ij,ij->i", a, b)
     return summed
 
 
-def _careful_row(x: F32, r: F32) -> tuple[F64, NonFinite, int]:
-    """The six sums of a row over what is finite on both sides, and what is not."""
-    both = _ordinary(x, r)
-    odd = NonFinite(
-        int(np.isnan(x).sum()),
-        int(np.isnan(r).sum()),
-        int(_masked(x).sum()),
-        int(_masked(r).sum()),
-        int((~_agreed(x, r))[~both].sum()),
-    )
-    x64, r64 = x[both].astype(np.float64), r[both].astype(np.float64)
+def _exact_row(x: F32, r: F32) -> tuple[F64, NonFinite, int]:
+    """The six sums of a row in float64 over what is finite on both sides, what is not, and how many elements are."""
+    sums, odd, compared = np.zeros(6), NonFinite(), 0
+    for start in range(0, x.size, BLOCK):
+        part, seen, count = _exact_block(x[start : start + BLOCK], r[start : start + BLOCK])
+        sums[:4] += part[:4]
+        np.maximum(sums[4:], part[4:], out=sums[4:])
+        odd = NonFinite(*(a + b for a, b in zip(odd, seen, strict=True)))
+        compared += count
+    return sums, odd, compared
+
+
+def _exact_block(x: F32, r: F32) -> tuple[F64, NonFinite, int]:
+    with np.errstate(all="ignore"):
+        x64, r64 = x.astype(np.float64), r.astype(np.float64)
+        xx, rr = x64 @ x64, r64 @ r64
+    odd = NonFinite()
+    if not xx + rr < 1e70:  # only a mask constant, an infinity or a NaN makes it so
+        both = _ordinary(x, r)
+        odd = NonFinite(
+            int(np.isnan(x).sum()),
+            int(np.isnan(r).sum()),
+            int(_masked(x).sum()),
+            int(_masked(r).sum()),
+            int((~_agreed(x, r))[~both].sum()),
+        )
+        x64, r64 = x64[both], r64[both]
+        xx, rr = x64 @ x64, r64 @ r64
     difference = x64 - r64
-    sums = [difference @ difference, r64 @ r64, x64 @ x64, x64 @ r64, _most(difference), _most(r64)]
-    return np.array(sums), odd, int(both.sum())
+    sums = [difference @ difference, rr, xx, x64 @ r64, _most(difference), _most(r64)]
+    return np.array(sums), odd, x64.size
 
 
 def _most(values: F64) -> float:
