@@ -224,3 +224,12 @@ def test_the_step_summary_is_a_page_for_reviewers(earned, pv, tmp_path, monkeypa
     pv("gate", "--no-run")
     assert "### pv gate: closed: contracts" in page.read_text()
     assert "- `PV401` error `contracts/x-v1.yaml:" in page.read_text()
+
+
+def test_a_check_that_does_not_fit_its_contract_closes_the_gate(house, pv):
+    house.contract("x-v1", house.claim("FALSIFY-X-001", "status: UNBOUND"))
+    house.checks("x-v1", FALSIFY_X_001=GOOD, FALSIFY_X_009=GOOD)
+    ran = pv("gate", "--no-run")
+    assert ran.code == 1
+    assert "PV353" in ran.out
+    assert "FALSIFY-X-009" in ran.out

@@ -23,11 +23,13 @@ from pv.evidence.facts import facts_for
 from pv.evidence.verify import Explanation
 from pv.evidence.verify import verify as verify_records
 from pv.falsify.discovery import Checks, find_checks
+from pv.falsify.fit import misfits
 from pv.falsify.planning import Plan
 from pv.falsify.request import Asked, Prepared, SelectionError, prepare
 from pv.falsify.runner import Listener
 from pv.falsify.session import Options, Outcome
 from pv.falsify.session import falsify as run_checks
+from pv.rules.facts import FactsByClaim
 from pv.rules.table import check_history
 from pv.rules.validation import validate
 
@@ -167,13 +169,19 @@ def gate(project: Project, wanted: Wanted, listener: Listener) -> GateReport:
 
 
 def _contracts(project: Project, checks: Checks) -> Section:
-    found = validate(discover((), project), project, lambda p, files: facts_for(p, files, checks), whole=True)
-    errors, warnings = found.count(Severity.ERROR), found.count(Severity.WARNING)
+    wrong: list[Diagnostic] = []
+
+    def facts(project: Project, loaded: Sequence[Loaded]) -> FactsByClaim:
+        wrong.extend(misfits(checks, loaded, whole=True))
+        return facts_for(project, loaded, checks)
+
+    found = validate(discover((), project), project, facts, whole=True)
+    errors, warnings = found.count(Severity.ERROR) + len(wrong), found.count(Severity.WARNING)
     claims = sum(len(outline.claims) for outline in found.outlines)
     summary = f"{_count(found.contracts, 'contract')}, {_count(claims, 'claim')}: {errors} errors, {warnings} warnings"
     if not found.contracts:
         return Section("contracts", Standing.FAILED, "no contract was found: zero files is not success")
-    serious = tuple(d for d in found.diagnostics if d.severity is not Severity.INFO)
+    serious = tuple(d for d in (*found.diagnostics, *wrong) if d.severity is not Severity.INFO)
     return Section("contracts", Standing.FAILED if errors else Standing.PASSED, summary, serious)
 
 
