@@ -213,8 +213,8 @@ def _across(seen: Sequence[_Seen], project: Project, cache: Cache, stems: Stems,
 
     def span_of(outline: Outline, loc: Loc, key: bool) -> Span | None:
         one = by_display.get(outline.display)
-        if one is None:
-            return None
+        if one is None or not loc:
+            return Span(0, 0, 1, 1, 1, 1) if one is not None else None  # about the file as a whole
         name = repr((loc, key))
         if name not in one.found.places:
             _note(one.found, loaded_of(one), loc, key)
