@@ -135,7 +135,7 @@ def falsify(
         devices,
         project,
         keeper,
-        standing=_standing(ledger, plan.tasks),
+        standing=standing_on_record(ledger, plan.tasks),
         jobs=options.jobs,
         seed=options.seed,
     )
@@ -236,7 +236,7 @@ def _only_from_elsewhere(held: Sequence[RecordView], host: str) -> bool:
     return bool(fresh) and all(view.host != host for view in fresh)
 
 
-def _standing(ledger: Ledger, tasks: Sequence[Task]) -> Standing:
+def standing_on_record(ledger: Ledger, tasks: Sequence[Task]) -> Standing:
     """What the records on disk say of preconditions that are not in this run; read before the threads start."""
     reasons: dict[tuple[Key, Cell], str] = {}
     planned = {task.key for task in tasks}
