@@ -164,6 +164,8 @@ def test_a_picture_is_drawn(home, tmp_path):
     drawn = (tmp_path / "x.svg").read_text()
     assert "<svg" in drawn
     assert "post_ffn_residual" in drawn
+    refused = run(home / "a", home / "gate", "--plot", tmp_path / "x.xyz")
+    assert (refused.exit_code, "cannot draw" in refused.output) == (2, True)
 
 
 def aprt(path: Path, values=VALUES, layer=3) -> Path:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pv.cli.captures import capture_errors, entry_filter, progress
+from pv.cli.engine import BackendBlocked
 from pv.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -229,5 +230,12 @@ def _mixed(reference: str, test: str, sides: tuple[Looks, Looks]) -> str:
 def _draw(result: Comparison, path: Path) -> None:
     from pv.report import plots
 
-    plots.draw_differences(result.found, result.judged_by, path)
+    try:
+        plots.draw_differences(result.found, result.judged_by, path)
+    except ImportError as problem:
+        raise BackendBlocked(
+            f"a picture needs the package {problem.name}; pip install 'provable-contracts-pv[report]'"
+        ) from None
+    except ValueError as problem:
+        raise click.UsageError(f"cannot draw {path}: {problem}") from None
     click.echo(f"drawn: {path}", err=True)

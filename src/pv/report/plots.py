@@ -5,6 +5,7 @@ matplotlib is loaded here and nowhere else; without it the command says how to i
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
     from pv.compare.tensors import TensorDiff
 
-FLOOR = 1e-9  # errors below are drawn there: a logarithm has no zero
+# Errors below the first are drawn there, since a logarithm has no zero, and errors above the second there.
+RANGES = {"relative L2": (1e-9, 10.0), "1 - cosine": (1e-17, 1.0)}
+WHOLE = -1  # column of the stages that have no layer
 
 
 def draw_differences(found: Sequence[TensorDiff], title: str, path: Path) -> None:
@@ -24,19 +27,19 @@ def draw_differences(found: Sequence[TensorDiff], title: str, path: Path) -> Non
     cell for each layer and token: the residual stream's end, or the stage with the most tokens.
     Raises ValueError for a suffix that matplotlib cannot write.
     """
-    from matplotlib.figure import Figure
-
-    figure: Any = Figure(figsize=(16, 7), layout="constrained")
+    figures: Any = importlib.import_module("matplotlib.figure")  # which has no types
+    figure = figures.Figure(figsize=(16, 7), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
     stages = list(dict.fromkeys(str(d.stage) for d in found))
-    layers = sorted({d.layer if d.layer is not None else -1 for d in found})
-    names = ["model" if layer < 0 else str(layer) for layer in layers]
+    layers = sorted({d.layer for d in found if d.layer is not None})
+    columns = [*layers, *([WHOLE] if any(d.layer is None for d in found) else [])]
+    names = ["model" if layer == WHOLE else str(layer) for layer in columns]
     for axis, label, value in (
         (axes[0], "relative L2", lambda d: d.metrics.rel_l2),
         (axes[1], "1 - cosine", lambda d: d.metrics.cosine_loss),
     ):
-        cells = grid([(str(d.stage), d.layer if d.layer is not None else -1, value(d)) for d in found], stages, layers)
-        _heat(axis, cells, label, stages, names, figure)
+        cells = grid([(str(d.stage), WHOLE if d.layer is None else d.layer, value(d)) for d in found], stages, columns)
+        _heat(axis, cells, label, label, stages, names, figure)
     _tokens(axes[2], found, figure)
     figure.suptitle(title)
     figure.savefig(path)
@@ -77,17 +80,21 @@ def _tokens(axis: Any, found: Sequence[TensorDiff], figure: Any) -> None:
         axis.set_title("no stage with several tokens")
         return
     stage, layers, cells = tokens
-    _heat(axis, cells, f"relative L2 of {stage}", layers, [str(i) for i in range(cells.shape[1])], figure)
+    numbers = [str(i) for i in range(cells.shape[1])]
+    _heat(axis, cells, f"relative L2 of {stage}", "relative L2", layers, numbers, figure)
     axis.set_ylabel("layer")
     axis.set_xlabel("token")
 
 
-def _heat(axis: Any, cells: np.ndarray, title: str, rows: Sequence[str], columns: Sequence[str], figure: Any) -> None:
+def _heat(
+    axis: Any, cells: np.ndarray, title: str, scale: str, rows: Sequence[str], columns: Sequence[str], figure: Any
+) -> None:
     import numpy as np
     from matplotlib.colors import LogNorm
 
-    finite = np.where(np.isnan(cells), np.nan, np.clip(cells, FLOOR, 10.0))
-    image = axis.imshow(finite, aspect="auto", norm=LogNorm(FLOOR, 10.0), cmap="viridis", interpolation="nearest")
+    low, high = RANGES[scale]
+    drawn = np.clip(cells, low, high)  # NaN stays NaN and is drawn as nothing
+    image = axis.imshow(drawn, aspect="auto", norm=LogNorm(low, high), cmap="viridis", interpolation="nearest")
     figure.colorbar(image, ax=axis)
     axis.set_title(title)
     axis.set_yticks(range(len(rows)), rows)
