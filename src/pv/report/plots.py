@@ -34,11 +34,9 @@ def draw_differences(found: Sequence[TensorDiff], title: str, path: Path) -> Non
     layers = sorted({d.layer for d in found if d.layer is not None})
     columns = [*layers, *([WHOLE] if any(d.layer is None for d in found) else [])]
     names = ["model" if layer == WHOLE else str(layer) for layer in columns]
-    for axis, label, value in (
-        (axes[0], "relative L2", lambda d: d.metrics.rel_l2),
-        (axes[1], "1 - cosine", lambda d: d.metrics.cosine_loss),
-    ):
-        cells = grid([(str(d.stage), WHOLE if d.layer is None else d.layer, value(d)) for d in found], stages, columns)
+    for axis, label in zip(axes, RANGES, strict=False):
+        values = [(d, d.metrics.rel_l2 if label == "relative L2" else d.metrics.cosine_loss) for d in found]
+        cells = grid([(str(d.stage), WHOLE if d.layer is None else d.layer, v) for d, v in values], stages, columns)
         _heat(axis, cells, label, label, stages, names, figure)
     _tokens(axes[2], found, figure)
     figure.suptitle(title)
