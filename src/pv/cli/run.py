@@ -42,6 +42,10 @@ def run(
 ) -> None:  # fmt: skip
     """Generate text with MODEL, a directory or a GGUF file."""
     with engine_errors():
+        if no_gpu:
+            from pv.backends.no_driver import hide_cuda_driver
+
+            hide_cuda_driver()  # before torch: its CUDA build maps the driver when it is imported
         from pv.backends.registry import Choice
         from pv.model.generate import Sampling
         from pv.model.open import open_model
