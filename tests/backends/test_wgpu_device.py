@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pv.backends.protocol import BackendError
-from pv.backends.wgpu_device import Device, facts_of, pick_adapter, sources
+from pv.backends.wgpu_device import Device, facts_of, pick_adapter, sources, vulkan_adapters
 
 
 def adapter(name: str, kind: str, api: str = "Vulkan") -> SimpleNamespace:
@@ -26,6 +26,13 @@ CARD, SOFT = adapter("NVIDIA H200", "DiscreteGPU"), adapter("llvmpipe", "CPU")
 )
 def test_the_first_that_fits_is_taken(wanted, expected):
     assert pick_adapter([CARD, SOFT], wanted) is expected
+
+
+def test_hardware_comes_before_software_and_opengl_not_at_all(monkeypatch):
+    twin, inner = adapter("NVIDIA H200", "DiscreteGPU", "OpenGL"), adapter("Iris", "IntegratedGPU")
+    gpu = SimpleNamespace(enumerate_adapters_sync=lambda: [SOFT, twin, inner, CARD])
+    monkeypatch.setattr("pv.backends.wgpu_device._vulkan_only", lambda: gpu)
+    assert vulkan_adapters() == [CARD, inner, SOFT]
 
 
 def test_no_adapter_is_a_sentence_with_a_way_out():

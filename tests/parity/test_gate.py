@@ -40,9 +40,11 @@ def test_equal_sessions_are_accepted(nano, cpu, altered):
 
 def test_both_sides_are_advanced_by_the_cpus_choice(nano, cpu, altered):
     """A test whose own argmax differs (within a near tie) is fed the CPU's token all the same."""
-    expected = list(reference_logits(cpu, TOKENS, 4))
-    test = altered(nano, same)
-    judged(cpu, test, 4)
+    reference, flipped = flipped_by(0.005)
+    expected = [reference(logits) for logits in reference_logits(cpu, TOKENS, 4)]
+    test = altered(nano, lambda logits, _: flipped(logits))
+    verdict = lockstep(iter(expected), test, TOKENS, 4)
+    assert verdict.near_ties == 4
     assert test.fed == [TOKENS, *(int(logits.argmax()) for logits in expected[:3])]
 
 

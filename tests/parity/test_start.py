@@ -12,8 +12,9 @@ from pv.backends import registry
 from pv.backends.cpu import open_cpu
 from pv.backends.protocol import BackendError
 from pv.backends.registry import Choice
+from pv.compare.thresholds import Kind
 from pv.parity import receipt as receipts
-from pv.parity.gate import TAG
+from pv.parity.gate import TAG, Verdict
 from pv.parity.receipt import Receipt
 from pv.parity.start import GateOptions, available_memory, reference_does_not_fit, serve, steps_from
 
@@ -223,15 +224,12 @@ def test_a_nan_stands_in_the_receipt_as_a_word(machine, tmp_path):
 def remembering(machine, nano, monkeypatch):
     """Starts through the registry's own opener, so that verdicts are remembered."""
     monkeypatch.setattr(registry, "_open", machine.open)
-    compared: list[int] = []
-    real = receipts.Verdict
 
     def start(options=None, prompt=TOKENS, digest="sha256:abc"):
         machine.said.clear()
         serve(nano, prompt, Choice(), options, say=machine.said.append, digest=lambda: digest)
         return machine.lines()
 
-    del compared, real
     machine.gpus = {"cuda": right}
     return start
 
@@ -275,6 +273,15 @@ def test_a_rejection_is_never_remembered(remembering, machine):
     assert "remembered" not in remembering()[1]
     machine.gpus = {"cuda": wrong}
     assert "remembered" in remembering()[1]  # the price of remembering: the very same comparison is not made again
+
+
+def test_the_memory_itself_refuses_a_rejection(tmp_path, nano, altered):
+    facts = altered(nano, right, "cuda").facts
+    subject = receipts.Subject("sha256:abc", facts, (1, 2), 3, Kind.CUDA)
+    receipts.remember(subject, Verdict(False, "wrong", (), 3, Kind.CUDA))
+    assert receipts.recall(subject) is None
+    receipts.remember(subject, Verdict(True, "", (), 3, Kind.CUDA))
+    assert receipts.recall(subject) is not None
 
 
 def test_a_forged_or_torn_memory_is_not_believed(remembering, tmp_path):
