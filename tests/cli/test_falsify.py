@@ -242,6 +242,23 @@ def test_each_verdict_has_its_exit_code(house, pv, body, code, verdict):
     assert json.loads(ran.out)["exit_code"] == code
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return measure('m', 1, n=10**20)", "expected values that JSON can carry"),
+        ("ctx.note('\\ud800')\nreturn measure('m', not defect)", "what it measured cannot go on record"),
+    ],
+)
+def test_what_cannot_go_on_record_is_an_error_of_that_check_alone(house, pv, body, says):
+    house.contract("x-v1", house.claim("FALSIFY-X-001"), house.claim("FALSIFY-X-002"))
+    house.checks("x-v1", FALSIFY_X_001=body, FALSIFY_X_002=GOOD)
+    ran = pv("falsify", "--all", "--output-format", "json")
+    assert (ran.code, verdicts(ran)) == (3, {"001": "ERROR", "002": "SURVIVED"})
+    assert says in json.loads(ran.out)["results"][0]["reason"]
+    assert "status: FUNCTIONAL" in written(house)
+    assert pv("verify").code == 0
+
+
 def test_a_blocked_cell_is_allowed_only_where_it_is_said(house, pv):
     house.contract("x-v1", house.claim("FALSIFY-X-001", CUDA))
     house.checks("x-v1", FALSIFY_X_001=GOOD)

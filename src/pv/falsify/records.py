@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pv
 from pv.contract.project import Project
-from pv.contract.vocabulary import DeviceClass
+from pv.contract.vocabulary import DeviceClass, Verdict
+from pv.evidence import statement
 from pv.evidence.closure import Closure
 from pv.evidence.digests import claim_digest
 from pv.evidence.record import Environment, Record
+from pv.evidence.rejudge import contradictions
+from pv.evidence.statement import StatementError
 from pv.falsify.attempt import Attempt
 from pv.falsify.devices import DeviceReport
 from pv.falsify.environment import environment
+from pv.falsify.judge import Judged
 from pv.falsify.planning import Task
 
 
@@ -78,6 +82,24 @@ def record_of(
         git_dirty=facts.dirty,
         previous=previous,
     )
+
+
+def unwritable(record: Record) -> str:
+    """Why a record cannot be kept: a value that JSON cannot carry, or figures that deny its verdict. "" when it can."""
+    try:
+        statement.to_bytes(record)
+    except StatementError as why:
+        return str(why)
+    return next(contradictions(record), "")
+
+
+def without_figures(attempt: Attempt, wrong: str) -> Attempt:
+    """The attempt as an ERROR that says what was wrong with its record; nothing that it measured is kept."""
+    judged = Judged(Verdict.ERROR, f"what it measured cannot go on record: {wrong}", "")
+    answer = attempt.answer and replace(
+        attempt.answer, measurements=(), notes=(), bound=(), missing=(), oracle=None, exhausted=None
+    )
+    return replace(attempt, judged=judged, answer=answer, measurements=(), controls=(), missing=())
 
 
 def command(task: Task, seed: int = 0) -> str:

@@ -29,7 +29,7 @@ from pv.falsify.discovery import Checks
 from pv.falsify.journal import Journal
 from pv.falsify.judge import worst
 from pv.falsify.planning import Key, Plan, Task
-from pv.falsify.records import RunFacts, record_of, run_facts
+from pv.falsify.records import RunFacts, record_of, run_facts, unwritable, without_figures
 from pv.falsify.runner import Listener, Standing, run
 
 if TYPE_CHECKING:
@@ -192,14 +192,10 @@ class _Keeper:
 
     def finished(self, attempt: Attempt) -> None:
         task = attempt.task
-        record = record_of(
-            attempt,
-            self.facts,
-            self.closures[task.key],
-            self.project,
-            device=self.devices.get(task.cell.device),
-            previous=self.ledger.previous(task.contract, task.claim, task.cell),
-        )
+        record = self._record(attempt)
+        if wrong := unwritable(record):
+            attempt = without_figures(attempt, wrong)
+            record = self._record(attempt)
         keep = self._worth_keeping(task, record)
         if keep and self.options.write:
             record = self.ledger.store.add(record, attempt.log or None)
@@ -209,6 +205,17 @@ class _Keeper:
             self.journal.add(attempt, claim=record.claim_digest, closure=record.closure_digest)
         self.results.append(Result(attempt, record, keep))
         self.listener.finished(attempt)
+
+    def _record(self, attempt: Attempt) -> Record:
+        task = attempt.task
+        return record_of(
+            attempt,
+            self.facts,
+            self.closures[task.key],
+            self.project,
+            device=self.devices.get(task.cell.device),
+            previous=self.ledger.previous(task.contract, task.claim, task.cell),
+        )
 
     def _worth_keeping(self, task: Task, record: Record) -> bool:
         also = [kept for kept, _ in self.kept]
