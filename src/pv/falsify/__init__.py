@@ -14,6 +14,7 @@ from pv.falsify.api import (
     falsifier,
     harness,
     measure,
+    passes,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "falsifier",
     "harness",
     "measure",
+    "passes",
 ]

@@ -7,6 +7,7 @@ be literals; the worker that imports the module compares both views and fails wh
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,23 @@ class Context(Protocol):
     def progress(self, done: int, total: int, what: str = "") -> None:
         """For the progress line; throttled."""
         ...
+
+
+def passes(test: Callable[..., Any], *arguments: Any, **named: Any) -> bool:
+    """Whether a test's function comes through: an assertion (or `pytest.fail`) in it is the measurement, not a crash.
+
+    Measure the result as 0 or 1. A `pytest.skip` in it is Blocked; whatever else it raises is an ERROR of the check.
+    """
+    pytest = sys.modules.get("pytest")  # a test that skips or fails by pytest's words has imported it
+    failed: tuple[type[BaseException], ...] = (AssertionError, *((pytest.fail.Exception,) if pytest else ()))
+    skipped: tuple[type[BaseException], ...] = (pytest.skip.Exception,) if pytest else ()
+    try:
+        test(*arguments, **named)
+    except failed:
+        return False
+    except skipped as why:
+        raise Blocked(str(why)) from None
+    return True
 
 
 @dataclass(frozen=True, slots=True)
