@@ -54,3 +54,28 @@ def test_a_rule_that_needs_a_section_or_a_claim_of_ours_would_find_nothing_witho
     for rule in table.RULES:
         if rule.check is not None and (rule.sections or rule.fields) and rule.scope is Scope.FILE:
             assert rule.sections == ("metadata",) or list(rule.check(view)) == [], rule.code
+
+
+def test_a_file_of_thousands_of_slips_is_told_in_seconds(tmp_path):
+    """Every list is walked once: nothing may grow with the square of a file that anybody can write."""
+    import time
+
+    count = 4000
+    entries = "".join(
+        f"  - {{id: F-{n}, predicton: p, precondition: F-{n + 1}, binds_to: PO-{n}x, status: SHINING}}"
+        f"  # pv: ignore[PV301] no\n"
+        for n in range(count)
+    )
+    text = (
+        "metadata: {version: 1.0.0, description: d, references: [r], kind: schema}\n"
+        "equations: {parity: {formula: a}}\nproof_obligations:\n"
+        + "".join(f"  - {{id: PO-{n}, property: p, formal: same}}\n" for n in range(count))
+        + "falsification_tests:\n"
+        + entries
+    )
+    began = time.process_time()
+    document = parse(text.encode(), "x-v1.yaml")
+    project = Project(root=tmp_path, profile=Profile.STRICT, falsifiers=tmp_path, evidence=tmp_path)
+    found = table.check(of_document(document, tmp_path / "x-v1.yaml", "x-v1.yaml", Profile.STRICT), project)
+    assert len(found) > 4 * count
+    assert time.process_time() - began < 15

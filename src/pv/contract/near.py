@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+_LONGEST = 200  # what is longer is no slip, and comparing it takes time that grows with its square
 SIMILAR = 0.75  # difflib ratio above which an unknown key explains a missing one
 
 
@@ -13,6 +14,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """The most similar known word with a ratio above 0.75: for suggestions, where a wrong guess costs nothing."""
     from difflib import get_close_matches
 
+    if len(word) > _LONGEST:
+        return None
     matches = get_close_matches(word, list(known), n=1, cutoff=SIMILAR)
     return matches[0] if matches else None
 
@@ -24,7 +27,7 @@ def near_miss(word: str, known: frozenset[str]) -> str | None:
     Two words meet when they differ only in case, separators or a plural (the reference's rule for top-level keys), or
     by one slip of the keyboard (a letter lost, doubled, replaced or two swapped; two slips from nine letters on).
     """
-    if word in known:
+    if word in known or len(word) > _LONGEST:
         return None
     forms = squashed_forms(word)
     for candidate in sorted(known):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
@@ -53,6 +54,9 @@ _WANTED = {
     "int_from_float": "a whole number",
     "float_type": "a number",
 }
+
+
+_LONGEST_KEY = 40  # nobody misspells a field by a paragraph
 
 
 class Checked(NamedTuple):
@@ -241,9 +245,9 @@ def _report(
     document: Document, data: Any, profile: Profile, errors: list[Any], misspelt: Sequence[NearMiss]
 ) -> Iterator[Diagnostic]:
     told = {(miss.loc, miss.meant) for miss in misspelt}
+    rivals = Counter((miss.loc, miss.meant) for miss in misspelt)
     for miss in misspelt:
-        rivals = sum(1 for other in misspelt if (other.loc, other.meant) == (miss.loc, miss.meant))
-        yield _misspelt(document, data, miss, alone=rivals == 1)
+        yield _misspelt(document, data, miss, alone=rivals[miss.loc, miss.meant] == 1)
     for error in errors:
         loc = real_loc(data, error["loc"])
         if error["type"] != "missing":
@@ -264,7 +268,7 @@ def _similar_key(data: Any, loc: Loc) -> str | None:
     ratios = {
         key: SequenceMatcher(None, key, str(loc[-1])).ratio()
         for key in (beside if isinstance(beside, dict) else ())
-        if isinstance(key, str)
+        if isinstance(key, str) and len(key) <= _LONGEST_KEY
     }
     best = max(ratios, key=lambda key: ratios[key], default=None)
     return best if best is not None and ratios[best] > SIMILAR else None

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+from bisect import bisect_right
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,8 +206,14 @@ class Document:
         return find_suppressions(self.text, self._lines.span, self._in_scalar)
 
     def _in_scalar(self, offset: int) -> bool:
-        tape = self._built.tape
-        return any(code <= offset < tape[index + 1] for index, code in self._places.entries() if code >= 0)
+        starts = self._scalar_starts
+        nearest = bisect_right(starts, (offset, len(self._built.tape))) - 1
+        return nearest >= 0 and offset < self._built.tape[starts[nearest][1] + 1]
+
+    @cached_property
+    def _scalar_starts(self) -> list[tuple[int, int]]:
+        """(start, index on the tape) of every scalar, in the order of the text."""
+        return [(code, index) for index, code in self._places.entries() if code >= 0]
 
     def _nodes(self, loc: Loc) -> list[Node] | None:
         nodes = self._places.path(loc)

@@ -12,6 +12,7 @@ MARKER = "pv: ignore"
 
 _COMMENT = re.compile(r"#[ \t]*pv: ignore(?P<rest>[^\r\n]*)")
 _REST = re.compile(r"\[(?P<codes>[^\]]*)\][ \t]*(?P<reason>.*?)[ \t]*\Z")
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _CODE = re.compile(r"PV[0-9]{3}\Z")
 
 
@@ -37,6 +38,8 @@ def find_suppressions(
     """The suppressions of `text`, and the comments that fail to be one. Text inside a scalar is no comment."""
     found: list[Suppression] = []
     failed: list[Malformed] = []
+    lines = _LINE_BREAK.split(text)
+    following = _following_values(lines)
     for match in _COMMENT.finditer(text):
         if in_scalar(match.start()):
             continue
@@ -51,21 +54,16 @@ def find_suppressions(
         elif not rest["reason"]:
             failed.append(Malformed("it gives no reason after the bracket", place))
         else:
-            found.append(Suppression(codes, rest["reason"], _governed_line(text, match.start(), place.line), place))
+            behind_a_value = lines[place.line - 1][: place.column - 1].strip()
+            governed = place.line if behind_a_value else following[place.line]
+            found.append(Suppression(codes, rest["reason"], governed or place.line, place))
     return tuple(found), tuple(failed)
 
 
-def _governed_line(text: str, start: int, line: int) -> int:
-    lines = re.split(r"\r\n|\r|\n", text)
-    column = start - sum(map(len, lines[: line - 1])) - _breaks_before(text, start)
-    if lines[line - 1][:column].strip():
-        return line
-    for number in range(line + 1, len(lines) + 1):
+def _following_values(lines: list[str]) -> list[int]:
+    """After so many lines, the number of the first that holds more than a comment; 0 where there is none."""
+    following = [0] * (len(lines) + 1)
+    for number in range(len(lines), 0, -1):
         words = lines[number - 1].strip()
-        if words and not words.startswith("#"):
-            return number
-    return line
-
-
-def _breaks_before(text: str, start: int) -> int:
-    return sum(len(match.group()) for match in re.finditer(r"\r\n|\r|\n", text[:start]))
+        following[number - 1] = number if words and not words.startswith("#") else following[number]
+    return following

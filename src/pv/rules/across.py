@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from pv.contract.near import nearest
 from pv.contract.project import Project
 from pv.rules.finding import Finding
 from pv.rules.outline import Outline, OutlinedClaim
+from pv.rules.rings import rings
 
 _SHOWN = 3
 # Suggestions compare names that begin alike, and not too many; who misses dozens of files has made no slip.
@@ -107,35 +108,18 @@ def circular_dependencies(corpus: Corpus) -> Iterator[Placed]:
     """Contracts that depend on each other."""
     by_stem = {outline.stem: outline for outline in corpus.outlines if outline.depends_on}
     graph = {stem: [stem_of(name) for name in outline.depends_on] for stem, outline in by_stem.items()}
-    for stem in _in_rings(graph):
-        targets = [target for target in graph[stem] if target in graph]
-        index = next((i for i, name in enumerate(by_stem[stem].depends_on) if stem_of(name) in targets), 0)
+    for ring in rings(graph):
+        index = graph[ring[0]].index([*ring, ring[0]][1])
         yield Placed(
-            by_stem[stem],
+            by_stem[ring[0]],
             Finding(
                 ("metadata", "depends_on", index),
-                f"`{stem}` depends on itself by way of {', '.join(targets)}",
+                f"`{ring[0]}` depends on itself: {' -> '.join([*ring[:6], ring[0]])}",
                 expected="dependencies without a ring",
                 found="a ring",
                 help="take one of them out",
             ),
         )
-
-
-def _in_rings(graph: Mapping[str, Sequence[str]]) -> list[str]:
-    """The smallest stem of every ring."""
-    found = []
-    for start in sorted(graph):
-        seen: set[str] = set()
-        queue = [name for name in graph[start] if name in graph]
-        while queue:
-            name = queue.pop()
-            if name not in seen and name >= start:
-                seen.add(name)
-                queue.extend(following for following in graph[name] if following in graph)
-        if start in seen:
-            found.append(start)
-    return found
 
 
 def shared_stems(corpus: Corpus) -> Iterator[Placed]:

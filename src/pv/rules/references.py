@@ -12,8 +12,12 @@ from pv.contract.near import nearest
 from pv.rules.cited import Citation, NamedWithoutFile, cited_by
 from pv.rules.finding import WARNING, Finding, Loc, text
 from pv.rules.python_names import defined_in
+from pv.rules.rings import rings
 from pv.rules.view import View
 
+_LONGEST_WAY = 6
+# Suggestions out of more names than this would cost more than they help.
+_ENOUGH = 300
 BLOCKS = ("algorithm_evidence", "functional_evidence", "discharge_evidence", "evidence_discharged_by")
 _SOURCE = re.compile(r"(?:equations|proof_obligations)\.(?P<name>[\w-]+)")
 _BUILT_IN_SUBJECTS = frozenset({"code", "tiny-teacher"})
@@ -52,34 +56,18 @@ def circular_preconditions(view: View) -> Iterator[Finding]:
         for loc, entry in view.own
         if isinstance(entry.get("id"), str) and entry.get("precondition")
     }
-    for name, (loc, _) in waits.items():
-        ring = _ring(name, waits)
-        if ring and min(ring) == name:
-            yield Finding(
-                (*loc, "precondition"),
-                f"the precondition leads back to itself: {' -> '.join([*ring, name])}",
-                expected="claims that can be settled one after another",
-                found="a ring",
-                help="take one of them out",
-            )
+    for ring in rings({name: following for name, (_, following) in waits.items()}):
+        yield Finding(
+            (*waits[ring[0]][0], "precondition"),
+            f"the precondition leads back to itself: {_way([*ring, ring[0]])}",
+            expected="claims that can be settled one after another",
+            found="a ring",
+            help="take one of them out",
+        )
 
 
-def _ring(start: str, waits: dict[str, tuple[Loc, tuple[str, ...]]]) -> list[str]:
-    """The claims on a way from `start` back to itself, or []."""
-    came_from: dict[str, str] = {}
-    queue = [start]
-    while queue:
-        name = queue.pop()
-        for following in waits.get(name, ((), ()))[1]:
-            if following == start:
-                way = [name]
-                while way[-1] != start:
-                    way.append(came_from[way[-1]])
-                return way[::-1]
-            if following not in came_from:
-                came_from[following] = name
-                queue.append(following)
-    return []
+def _way(names: list[str]) -> str:
+    return " -> ".join(names if len(names) <= _LONGEST_WAY else [*names[:_LONGEST_WAY], "…", names[-1]])
 
 
 def unlisted_parents(view: View) -> Iterator[Finding]:
@@ -257,7 +245,7 @@ def _shown(view: View, path: Path) -> str:
 
 def _names_nothing(loc: Loc, name: str, field: str, known: Iterable[str], what: str) -> Finding:
     known = list(known)
-    near = nearest(name, known)
+    near = nearest(name, known) if len(known) <= _ENOUGH else None
     listing = f"one of: {', '.join(known[:6])}{', …' if len(known) > 6 else ''}" if known else f"{what} (there is none)"
     return Finding(
         loc,

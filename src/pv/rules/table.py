@@ -1087,15 +1087,16 @@ def silence(
     profile: Profile,
 ) -> Iterator[Diagnostic]:
     """The findings that no comment silences, then the codes that silenced nothing."""
+    by_line: dict[int, list[tuple[int, Suppression]]] = {}
+    for number, suppression in enumerate(suppressions):
+        by_line.setdefault(suppression.line, []).append((number, suppression))
     used: set[tuple[int, str]] = set()
     for diagnostic in found:
-        silenced = False
-        for number, suppression in enumerate(suppressions):
-            on_its_line = diagnostic.span is not None and diagnostic.span.line == suppression.line
-            if on_its_line and diagnostic.code in suppression.codes and BY_CODE[diagnostic.code].suppressible:
-                used.add((number, diagnostic.code))
-                silenced = True
-        if not silenced:
+        code, line = diagnostic.code, diagnostic.span.line if diagnostic.span is not None else 0
+        silencing = [number for number, each in by_line.get(line, ()) if code in each.codes]
+        if silencing and BY_CODE[code].suppressible:
+            used.update((number, code) for number in silencing)
+        else:
             yield diagnostic
     for number, suppression in enumerate(suppressions):
         for code in suppression.codes:

@@ -60,6 +60,10 @@ class View:
         self.looked_at: dict[Path, None] = {}  # files outside the contract that a rule read or missed
 
     @cached_property
+    def _misspelt(self) -> frozenset[tuple[Loc, str]]:
+        return frozenset((miss.loc, miss.meant) for miss in self.loaded.misspelt)
+
+    @cached_property
     def kind(self) -> str:
         """The effective kind: `registry: true` excuses a kernel."""
         kind = self.metadata.get("kind")
@@ -165,4 +169,4 @@ class View:
 
     def misspelt(self, loc: Loc, name: str) -> bool:
         """Whether the field is there under a near-miss name, which has been reported."""
-        return any(miss.loc == loc and miss.meant == name for miss in self.loaded.misspelt)
+        return (loc, name) in self._misspelt
