@@ -374,11 +374,20 @@ def test_nothing_heavy_is_loaded(folder):
     assert not loaded & {"torch", "numpy", "jsonschema", "transformers", "ruamel.yaml", "rich", "gguf", "wgpu"}
 
 
-def test_a_warm_cache_needs_neither_yaml_nor_pydantic(folder, monkeypatch):
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_warm_cache_needs_neither_yaml_nor_pydantic(folder, monkeypatch, marked):
+    """In a project it lies at the root; in a folder that is none, nothing is left behind there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "home"))
+    monkeypatch.delenv("PV_CACHE", raising=False)
+    if marked:
+        (folder / ".git").mkdir()
     for number in range(100):
         write(folder, f"c/x{number}-v1.yaml", SOUND.replace("-SOUND-", f"-N{number}-"))
     assert "yaml" in modules_after("c")
-    assert (folder / "c" / ".pv_cache" / "CACHEDIR.TAG").exists()
+    cache = folder / ".pv_cache" if marked else next((folder / "home" / "pv" / "folders").iterdir())
+    assert (cache / "CACHEDIR.TAG").exists()
+    assert (folder / ".pv_cache").exists() == marked
+    assert not (folder / "c" / ".pv_cache").exists()
     loaded = modules_after("c")
     assert not loaded & {"yaml", "pydantic", "pv.evidence.facts"}
     assert "yaml" in modules_after("c", "--no-cache")

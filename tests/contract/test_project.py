@@ -117,3 +117,16 @@ def test_paths_are_shown_from_where_the_user_stands(tmp_path, monkeypatch):
 def test_every_setting_says_what_it_is():
     assert all(setting.help and setting.schema for setting in SETTINGS.values())
     assert {name for name, _ in VARIABLES.values()} <= set(SETTINGS)
+
+
+def test_disposable_state_lies_in_a_project_or_among_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.delenv("PV_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert find(folder).cache.is_relative_to(tmp_path / "xdg" / "pv")
+    assert find(folder).cache != find(tmp_path).cache
+    monkeypatch.setenv("PV_CACHE", str(tmp_path / "own"))
+    assert find(folder).cache.is_relative_to(tmp_path / "own")
+    (folder / ".git").mkdir()
+    assert find(folder).cache == folder.resolve() / ".pv_cache"

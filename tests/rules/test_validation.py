@@ -23,6 +23,7 @@ from tests.contract.samples import SOUND
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     (tmp_path / "contracts").mkdir()
+    (tmp_path / ".git").mkdir()
     return Project(root=tmp_path, falsifiers=tmp_path / "falsifiers", evidence=tmp_path / "evidence")
 
 
@@ -238,7 +239,7 @@ def test_the_cache_is_marked_and_kept_out_of_version_control(project):
     remembered(project)
     assert (project.cache / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
     assert (project.cache / ".gitignore").read_text() == "*\n"
-    assert {path.name for path in project.root.iterdir()} == {"contracts", ".pv_cache"}
+    assert {path.name for path in project.root.iterdir()} == {"contracts", ".git", ".pv_cache"}
     assert json.loads((project.cache / FILE_NAME).read_text())["entries"].keys() == {
         str(project.root / "contracts" / "a-v1.yaml")
     }
@@ -247,7 +248,7 @@ def test_the_cache_is_marked_and_kept_out_of_version_control(project):
 def test_without_a_cache_nothing_is_written(project):
     write(project, "a-v1")
     look(project)
-    assert [path.name for path in project.root.iterdir()] == ["contracts"]
+    assert sorted(path.name for path in project.root.iterdir()) == [".git", "contracts"]
 
 
 def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(project):

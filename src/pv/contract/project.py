@@ -67,8 +67,15 @@ class Project:
 
     @property
     def cache(self) -> Path:
-        """Where disposable state lives."""
-        return self.root / ".pv_cache"
+        """Where disposable state lives: in a project; for a folder that is none, among the user's own caches."""
+        if self.configured or any((self.root / mark).exists() for mark in ROOT_MARKS):
+            return self.root / ".pv_cache"
+        import hashlib
+
+        own = os.environ.get("PV_CACHE")
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        name = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        return Path(own or os.path.join(home, "pv"), "folders", name)
 
     def subject(self, name: str) -> Path | None:
         """Path of a configured subject (a model, a fixture), or None. It need not exist."""
