@@ -16,7 +16,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from pv.falsify import Completed
 
@@ -29,6 +29,8 @@ FIGURES = re.compile(
     r"cosine vs CPU = (?P<cosine>-?\d\.\d+|nan).*CPU argmax (?P<cpu>-?\d+), GPU argmax (?P<gpu>-?\d+), "
     r"at step (?P<step>\d+)/(?P<steps>\d+)"
 )
+
+Done = TypeVar("Done")
 
 _EXTRA: ContextVar[tuple[str, ...]] = ContextVar("extra arguments of the command", default=())
 _DROPPED: ContextVar[tuple[str, ...]] = ContextVar("arguments that the control takes away", default=())
@@ -65,9 +67,9 @@ def run(
     return done
 
 
-def side_by_side(*runs: Callable[[], Completed]) -> list[Completed]:
-    """Independent runs, two at a time: starting is most of what each costs."""
-    with ThreadPoolExecutor(2) as pool:
+def side_by_side(*runs: Callable[[], Done]) -> list[Done]:
+    """Independent runs at the same time, as far as there are processors: starting is most of what each costs."""
+    with ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 3)) as pool:
         return [waiting.result() for waiting in [pool.submit(copy_context().run, one) for one in runs]]
 
 

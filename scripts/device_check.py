@@ -63,11 +63,16 @@ def steps(out: Path) -> dict[str, list[Step]]:
                              "-o", "addopts=--import-mode=importlib", "tests/backends"], 300),
         ],
         "falsify": [
-            Step("falsify teacher", [*PV, "falsify", *OURS, "--cost", "device", "--subject", "tiny-teacher",
-            "--subject",
-                                     "code", "--allow-blocked", "-j", "3"], 420, {}),
-            Step("falsify 7b", [*PV, "falsify", *OURS, "--cost", "device", "--subject", "synthetic:7b",
-                                "--allow-blocked"], 420, {}),
+            *(
+                Step(
+                    f"falsify teacher on {device}",
+                    [*PV, "falsify", *OURS, "--device", device, "--subject", "tiny-teacher", "--subject", "code",
+                     "--allow-blocked", "-j", "3"],
+                    300,
+                )
+                for device in ("cpu", "cuda", "vulkan")
+            ),
+            Step("falsify 7b", [*PV, "falsify", *OURS, "--subject", "synthetic:7b", "--allow-blocked"], 200),
             Step("export", [*PV, "evidence", "export", str(out / "records.zip")], 60),
         ],
         "power": [

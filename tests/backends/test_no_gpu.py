@@ -71,7 +71,7 @@ def test_no_gpu_leaves_gpus_alone_and_answers():
     assert "equals 4" in answer
 
 
-@pytest.mark.usefixtures("software_vulkan")
+@pytest.mark.usefixtures("vulkan")
 def test_the_observer_sees_a_gpu_backend_at_work():
     told, _, lines = observe("--backend", "wgpu")
     assert any("vulkan" in name for name in told["drivers"])

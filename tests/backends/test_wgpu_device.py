@@ -91,7 +91,7 @@ def test_a_machine_without_the_package_gets_a_sentence():
     assert "pip install wgpu" in done.stdout
 
 
-@pytest.mark.usefixtures("software_vulkan")
+@pytest.mark.usefixtures("vulkan")
 def test_opening_a_device_prints_nothing():
     code = "from pv.backends.wgpu_device import Device; Device().close()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

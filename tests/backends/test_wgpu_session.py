@@ -1,4 +1,4 @@
-"""The wgpu backend on the software driver: right at every stage, undisturbed by looking, honest about its limits."""
+"""The wgpu backend on whatever Vulkan is here: right at every stage, undisturbed by looking, honest about limits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from pv.model.spec import named_shape
 from pv.model.stages import FIRST_LAYER_ONLY, WHOLE_MODEL, Stage
 from pv.model.synthetic import Recipe, build
 
-pytestmark = pytest.mark.usefixtures("software_vulkan")
+pytestmark = pytest.mark.usefixtures("vulkan")
 TOKENS = [3, 141, 59, 26, 53, 58, 97, 93]
+NEAR = 3e-6  # relative L2 of honest float32; a wrong kernel is orders of magnitude away
 
 
 @pytest.fixture(scope="module")
-def session(nano, software_vulkan) -> Iterator[WgpuSession]:
+def session(nano, vulkan) -> Iterator[WgpuSession]:
     opened = open_wgpu(nano)
     yield opened
     opened.close()
@@ -41,10 +42,10 @@ def relative(test: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(test.astype(np.float64) - wide) / np.linalg.norm(wide))
 
 
-def test_it_is_vulkan_and_says_that_it_is_software(session):
+def test_it_is_vulkan_and_says_whether_it_is_software(session):
     assert session.facts.backend == "wgpu"
-    assert session.facts.device_class == "vulkan-sw"
-    assert session.facts.software
+    assert session.facts.device_class == ("vulkan-sw" if session.facts.software else "vulkan")
+    assert session.facts.software == ("llvmpipe" in session.facts.name)
     assert session.facts.details["api"] == "Vulkan"
     assert session.facts.name
     assert session.facts.driver
@@ -64,7 +65,7 @@ def test_every_stage_of_a_prefill_is_the_cpus(session, reference, everything, le
         assert made.shape == expected.shape, key
         assert made.dtype == np.float32
         assert made.flags.c_contiguous
-        assert relative(made, expected) <= 2e-6, key
+        assert relative(made, expected) <= NEAR, key
     assert np.array_equal(logits, ours.tensors[Stage.LM_HEAD, None])
 
 
@@ -77,7 +78,7 @@ def test_every_stage_of_a_decode_step_is_the_cpus(session, reference, everything
     assert list(ours.tensors) == list(theirs.tensors)
     for key, expected in theirs.tensors.items():
         assert ours.tensors[key].shape == expected.shape, key
-        assert relative(ours.tensors[key], expected) <= 2e-6, key
+        assert relative(ours.tensors[key], expected) <= NEAR, key
 
 
 def test_looking_changes_no_bit(session, everything):
@@ -191,7 +192,7 @@ def test_a_prompt_longer_than_a_pass_is_cut(session, monkeypatch, everything):
     session.reset()
     cut = session.prefill(TOKENS)
     assert session.position == len(TOKENS)
-    assert relative(cut, whole) <= 2e-6
+    assert relative(cut, whole) <= NEAR
     session.reset()
     with pytest.raises(BackendError, match=r"a capture of 8 tokens does not fit one pass of at most 3"):
         session.prefill(TOKENS, everything())
@@ -204,8 +205,8 @@ def test_weights_are_cut_into_chunks_that_a_binding_holds(nano, reference):
     try:
         assert [(chunk.first, chunk.rows) for chunk in chunked._model.lm_head.chunks] == [(0, 160), (160, 140)]
         reference.reset()
-        assert relative(chunked.prefill([1, 299, 40]), reference.prefill([1, 299, 40])) <= 2e-6
-        assert relative(chunked.decode(298), reference.decode(298)) <= 2e-6
+        assert relative(chunked.prefill([1, 299, 40]), reference.prefill([1, 299, 40])) <= NEAR
+        assert relative(chunked.decode(298), reference.decode(298)) <= NEAR
     finally:
         chunked.close()
 
@@ -216,9 +217,9 @@ def test_the_tuning_for_hardware_is_as_right(nano, reference):
     tuned = WgpuSession(nano, device)
     try:
         reference.reset()
-        assert relative(tuned.prefill(TOKENS), reference.prefill(TOKENS)) <= 2e-6
+        assert relative(tuned.prefill(TOKENS), reference.prefill(TOKENS)) <= NEAR
         for token in (5, 6, 7):
-            assert relative(tuned.decode(token), reference.decode(token)) <= 2e-6
+            assert relative(tuned.decode(token), reference.decode(token)) <= NEAR
     finally:
         tuned.close()
 

@@ -20,7 +20,6 @@ TAG = "[apr-cpu-vs-gpu-output-parity-v1] "
 @pytest.fixture(autouse=True)
 def own_memory(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PV_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PV_WGPU_ADAPTER", "software")
     monkeypatch.delenv("PV_PARITY_STEPS", raising=False)
 
 
@@ -29,9 +28,9 @@ def vulkan() -> None:
     from pv.backends.wgpu_device import pick_adapter, vulkan_adapters
 
     try:
-        pick_adapter(vulkan_adapters(), "software")
+        pick_adapter(vulkan_adapters())
     except BackendError as absent:
-        pytest.skip(f"no software Vulkan driver here: {absent}")
+        pytest.skip(f"no Vulkan here: {absent}")
 
 
 def call(*arguments: str) -> Result:
@@ -53,7 +52,7 @@ def test_a_healthy_backend_is_accepted_with_its_figures():
     result = call("parity", "synthetic:nano", "--prompt", "abc", "--backend", "wgpu", "--assert", "--steps", "4")
     assert result.exit_code == ExitCode.OK
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("wgpu: llvmpipe")
+    assert lines[0].startswith("wgpu: ")
     assert [line.split(":")[0].strip() for line in lines[1:5]] == ["step 0", "step 1", "step 2", "step 3"]
     assert lines[-1].strip() == "accepted"
 
@@ -130,7 +129,7 @@ def test_pv_run_falls_back_in_the_open_and_writes_its_receipt(tmp_path):
     assert result.exit_code == ExitCode.OK
     lines = [line.removeprefix(TAG) for line in result.stderr.splitlines() if line.startswith(TAG)]
     assert lines[0].startswith("CUDA ")
-    assert lines[-3].startswith("Backend: wgpu (Vulkan, llvmpipe")
+    assert lines[-3].startswith("Backend: wgpu (Vulkan, ")
     assert lines[-2].startswith("wgpu path rejected, attempting fallback: cosine vs CPU = ")
     assert lines[-1] == "Backend: CPU"
     told = json.loads(receipt.read_text())

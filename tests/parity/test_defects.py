@@ -64,7 +64,7 @@ def test_every_defect_of_a_torch_backend_is_seen(name, nano, reference, cpu):
 
 
 @pytest.mark.parametrize("name", planted_in("wgpu"))
-@pytest.mark.usefixtures("software_vulkan")
+@pytest.mark.usefixtures("vulkan")
 def test_every_defect_of_the_wgpu_backend_is_seen(name, nano, reference, cpu):
     start, whole = seen_by(DEFECTS[name], "wgpu", nano, reference, cpu)
     assert whole
@@ -77,7 +77,7 @@ def test_the_healthy_torch_backend_is_left_alone(nano, reference, cpu):
     assert deep(test, reference).reasons == ()
 
 
-@pytest.mark.usefixtures("software_vulkan")
+@pytest.mark.usefixtures("vulkan")
 def test_the_healthy_wgpu_backend_is_left_alone(nano, reference, cpu):
     from pv.backends.wgpu_session import open_wgpu
 
