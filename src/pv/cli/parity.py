@@ -150,10 +150,11 @@ def _deep(session: Session, weights: Weights) -> dict[str, Any]:
 @click.option("--healthy", type=click.IntRange(min=0), default=299, show_default=True, help="Healthy prompts.")
 @click.option("--defect", multiple=True, metavar="NAME", help="Only this defect; may be repeated.")
 @click.option("--output-format", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True)
+@click.option("--save", type=click.Path(path_type=Path), help="Write everything measured into this JSON file as well.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the matrix into this PNG or SVG file.")
 def power(
     model: str, backend: tuple[str, ...], prompt: str, steps: int, healthy: int, defect: tuple[str, ...],
-    output_format: str, plot: Path | None,
+    output_format: str, save: Path | None, plot: Path | None,
 ) -> None:  # fmt: skip
     """Plant every defect and see who notices; run healthy prompts and count false alarms.
 
@@ -178,8 +179,11 @@ def power(
                 found.append(measure_power(name, on, prompts, names=defect, progress=_progress))
             except BackendError as problem:
                 click.echo(f"{problem}", err=True)
+        told = json.dumps([one.as_json() for one in found], indent=2)
+        if save is not None:
+            save.write_text(told + "\n", "utf-8")
         if output_format == "json":
-            click.echo(json.dumps([one.as_json() for one in found], indent=2))
+            click.echo(told)
         else:
             write = power_report.text if output_format == "text" else power_report.markdown
             click.echo("\n\n".join(write(one) for one in found))
