@@ -62,6 +62,7 @@ class Row:
     exact: float | None  # share of positions where they agree to float32 rounding
     disagree: int | None  # first tokens that differ
     near_ties: int | None
+    flips: tuple[tuple[int, int, int, float], ...] = ()  # position, llama.cpp's token, ours, llama.cpp's margin
 
 
 def main() -> None:
@@ -119,6 +120,7 @@ def measured(teacher: Model, kind: FileType, documents: list[list[int]], referen
         exact=float((both.one_minus_cosine < 1e-11).mean()),
         disagree=len(both.flips),
         near_ties=len(both.near_ties(NEAR_TIE)),
+        flips=tuple(both.flips),
     )
 
 
@@ -254,7 +256,12 @@ def peer_table(rows: list[Row]) -> str:
         for row in rows
         if row.apart is not None
     ]
-    return "\n".join(lines) + "\n"
+    listed = [
+        f"{row.kind} at {place}: {theirs} became {ours}, margin {margin:.4f}"
+        for row in rows
+        for place, theirs, ours, margin in row.flips
+    ]
+    return "\n".join(lines) + "\n\n" + ("; ".join(listed) or "No first token differs") + ".\n"
 
 
 def speed_table(facts: dict[str, Any], rows: list[Row], speeds: dict[str, dict[str, float]]) -> str:

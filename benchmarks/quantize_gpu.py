@@ -14,6 +14,7 @@ from itertools import product as combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from triton.testing import do_bench, do_bench_cudagraph
 
@@ -27,8 +28,10 @@ from pv.model.spec import ModelSpec, named_shape
 from pv.model.weights import BLOCKS, Weight, Weights, WeightType, expected_shapes, prepare
 
 DEVICE = torch.device("cuda")
+DOCS = Path(__file__).parents[1] / "docs" / "gguf.md"
 MATRICES = {"qkv": (4608, 3584), "attn_out": (3584, 3584), "ffn_gate": (18944, 3584), "ffn_down": (3584, 18944),
             "lm_head": (152064, 3584)}  # fmt: skip
+FIGURES = (("tokens_per_second", ".0f"), ("limit", ".0f"), ("share", ".0%"))
 KINDS = (WeightType.Q4_K, WeightType.Q6_K, WeightType.Q8_0)
 
 
@@ -40,7 +43,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--types", default="Q4_K,Q4_K_M,Q8_0,Q6_K")
     parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--write", type=Path, metavar="JSON", help="put such figures into docs/gguf.md; needs no card")
     options = parser.parse_args()
+    if options.write:
+        write_page(json.loads(options.write.read_text()))
+        return
     facts = cuda_facts(DEVICE)
     bandwidth = read_bandwidth()
     found: dict[str, Any] = {"card": facts.name, "driver": facts.driver, "torch": torch.__version__,
@@ -101,62 +108,62 @@ def kernel(kind: WeightType, rows: int, columns: int, bandwidth: float) -> dict[
 
 def rounded(columns: int, kind: WeightType) -> triton_quant.Codes:
     """Activations of one token."""
-    return triton_quant.quantize_activations(torch.randn(1, columns, device=DEVICE), kind)
+    return triton_quant.quantize_activations(torch.randn(1, columns, device=DEVICE), triton_quant.ACTIVATIONS[kind])
 
 
-def seconds(kind: WeightType, codes: triton_quant.Codes, copies: list[triton_quant.Packed], rep: int = 40) -> float:
+def seconds(
+    kind: WeightType,
+    codes: triton_quant.Codes,
+    copies: list[triton_quant.Packed],
+    cut: triton_quant.Cut | None = None,
+    rep: int = 40,
+) -> float:
     """Mean time of one product within a CUDA graph over several copies, more than the card's cache holds."""
 
     def run() -> None:
         for packed in copies:
-            triton_quant.MULTIPLIERS[kind](codes, packed)
+            triton_quant.multiply(codes, packed, kind, cut)
 
     return float(do_bench_cudagraph(run, rep=rep)) / 1e3 / len(copies)
 
 
 def several(kind: WeightType, rows: int, columns: int) -> list[triton_quant.Packed]:
     """As many copies of a random matrix as pass 400 MB."""
-    size = WeightType.row_bytes(kind, columns) * rows
-    return [
-        triton_quant.packed(KEPT.append(random_blocks(kind, rows, columns)) or KEPT[-1])
-        for _ in range(-(-400_000_000 // size))
-    ]
+    count = -(-400_000_000 // (kind.row_bytes(columns) * rows))
+    KEPT.extend(random_blocks(kind, rows, columns) for _ in range(count))
+    return [triton_quant.packed(weight) for weight in KEPT[-count:]]
 
 
 KEPT: list[Weight] = []
 
 
 def tuned(kind: WeightType) -> dict[str, Any]:
-    """The best cut over the matrices of a layer, by total time; it is used from here on."""
-    ground = {name: (several(kind, *shape), rounded(shape[1], kind)) for name, shape in MATRICES.items()}
-    table = []
-    for cut in combinations((1, 2, 4, 8), (32, 64, 128), (1, 2, 4)):
-        triton_quant.CUTS[kind] = triton_quant.Cut(*cut)
-        us = {name: 1e6 * seconds(kind, codes, copies, rep=4) for name, (copies, codes) in ground.items()}
-        layer = us["qkv"] + us["attn_out"] + 2 * us["ffn_gate"] + us["ffn_down"] + us["lm_head"] / 28
-        table.append((layer, cut, {name: round(value, 1) for name, value in us.items()}))
-    table.sort()
-    KEPT.clear()
-    triton_quant.CUTS[kind] = triton_quant.Cut(*table[0][1])
-    print(kind, *table[:5], sep="\n  ", flush=True)
-    return {"cut": table[0][1], "us_a_layer": table[0][0], "each": table[0][2]}
+    """The best cuts for each matrix."""
+    best = {}
+    for name, shape in MATRICES.items():
+        copies, codes, table = several(kind, *shape), rounded(shape[1], kind), []
+        for cut in combinations((1, 2, 4, 8), (16, 32, 64, 128), (1, 2, 4)):
+            if cut[0] * cut[1] <= 256:
+                table.append((round(1e6 * seconds(kind, codes, copies, triton_quant.Cut(*cut), rep=4), 2), cut))
+        best[name] = sorted(table)[:4]
+        print(kind, name, best[name], flush=True)
+        KEPT.clear()
+    return best
 
 
 def decode(spec: ModelSpec, kind: FileType, steps: int, bandwidth: float) -> dict[str, float]:
-    """Whole decode steps: tokens a second, and the share of the limit (bytes of the weights over the bandwidth)."""
+    """Whole decode steps, their median: tokens a second, and the share of the limit (bytes over the bandwidth)."""
     weights = random_model(spec, kind)
     options = CudaOptions(kernels=False)
     recipe = CudaRecipe(operators=triton_quant.operators(decode_operators(REFERENCE)), cache=lambda _: KernelCache)
     session = CudaSession(prepare(weights, DEVICE), cuda_facts(DEVICE), options, recipe)
     session.prefill(list(range(7)))
-    for token in range(5):
-        session.decode(token)
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for token in range(steps):
-        session.decode(token)
-    torch.cuda.synchronize()
-    rate = steps / (time.perf_counter() - started)
+    took = []
+    for token in range(32 + steps):
+        started = time.perf_counter()
+        session.decode(token)  # logits come back to the host, so it is over when it returns
+        took.append(time.perf_counter() - started)
+    rate = 1 / float(np.median(took[32:]))
     read = weights.nbytes - weights.tensors["embedding"].nbytes  # of the embedding one row is read
     session.close()
     return {
@@ -176,6 +183,30 @@ def random_model(spec: ModelSpec, kind: FileType) -> Weights:
             fill = 1.0 if name.endswith("norm") else 0.0
             tensors[name] = Weight.of(name, torch.full(shape, fill, device=DEVICE))
     return Weights(spec, tensors)
+
+
+def write_page(found: dict[str, Any]) -> None:
+    """Replace what stands between the card's marks of docs/gguf.md."""
+    start, end = "<!-- card -->\n", "<!-- end card -->"
+    page = DOCS.read_text(encoding="utf-8")
+    head, _, rest = page.partition(start)
+    _, _, tail = rest.partition(end)
+    if not tail:
+        raise SystemExit(f"expected the marks {start.strip()} and {end} in {DOCS}")
+    lines = [
+        f"{found['card']}, driver {found['driver']}, torch {found['torch']}; it reads "
+        f"{found['read_bandwidth'] / 1e12:.2f} TB/s. One token at the 7B shape, float32 activations and cache, from a "
+        "CUDA graph; the share is of bytes over that bandwidth.\n",
+        "| type | tokens/s | limit | share | one product's share: qkv, attn_out, ffn_gate, ffn_down, lm_head | apart |",
+        "| --- | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for kind, step in found["decode"].items():
+        own = found["kernels"].get(kind, {})
+        shares = ", ".join(f"{own[name]['share']:.0%}" for name in MATRICES) if own else "a mix"
+        apart = f"{found['agreement'][kind]:.0e}" if kind in found["agreement"] else "a mix"
+        speed, limit, share = (format(step[key], form) for key, form in FIGURES)
+        lines.append(f"| {kind} | {speed} | {limit} | {share} | {shares} | {apart} |")
+    DOCS.write_text(head + start + "\n".join(lines) + "\n" + end + tail, encoding="utf-8")
 
 
 if __name__ == "__main__":
