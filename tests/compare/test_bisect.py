@@ -129,6 +129,20 @@ def test_one_wrong_block_stands_out_of_the_noise():
     assert bisect(observations, THRESHOLDS[Kind.CUDA], LAYERS).guilty == (node,)
 
 
+def test_truncation_points_along_the_tensor_and_is_still_noise():
+    """Operands cut to TF32 make every product smaller by as much as it errs: no bug, though it looks like a factor."""
+    small = compare(RIGHT * np.float32(1 - 1e-4), RIGHT)
+    found = judge(total=lambda _: small, local=lambda n: small if n.stage in PRODUCTS else off_by(1e-7))
+    assert found.verdict is Verdict.NOISE
+
+
+def test_one_kind_of_product_far_noisier_than_the_others_is_no_precision():
+    """What 8-bit activations with one massive channel do to the product that reads it."""
+    found = judge(local=lambda n: off_by(0.03 if n.stage is Stage.FFN_OUT else 0.004 if n.stage in PRODUCTS else 1e-7))
+    assert found.verdict is Verdict.BUG
+    assert {n.stage for n in found.guilty} == {Stage.FFN_OUT}
+
+
 def test_one_kind_of_product_wrong_in_every_layer_is_no_precision():
     found = judge(local=lambda n: off_by(0.07 if n.stage is Stage.FFN_GATE else 1e-7))
     assert found.verdict is Verdict.BUG

@@ -24,6 +24,12 @@ def rotated(angle):
     return np.stack((turned.real, turned.imag), axis=2).reshape(6, 32).astype(np.float32)
 
 
+def turned_otherwise():
+    """Each head multiplied by one orthogonal matrix that mixes all of its channels."""
+    matrix = np.linalg.qr(np.random.default_rng(7).standard_normal((8, 8)))[0]
+    return (RIGHT.reshape(6, 4, 8).astype(np.float64) @ matrix).reshape(6, 32).astype(np.float32)
+
+
 def block(columns):
     wrong = RIGHT.copy()
     wrong[:, columns] += 1
@@ -45,6 +51,7 @@ def block(columns):
         (RIGHT.reshape(6, 4, 2, 4).swapaxes(2, 3).reshape(6, 32), "rotary halves are interleaved"),
         (RIGHT.reshape(6, 4, 4, 2).swapaxes(2, 3).reshape(6, 32), "interleaved rotary pairs are taken as halves"),
         (rotated(0.4), "rotary pairs have the right length and another angle"),
+        (turned_otherwise(), "heads have the right length and another direction"),
     ],
 )
 def test_each_hypothesis_is_seen_where_it_holds(found, says):
@@ -54,6 +61,15 @@ def test_each_hypothesis_is_seen_where_it_holds(found, says):
 def test_maps():
     assert diagnose(MAPS.swapaxes(1, 2).copy(), MAPS)[0] == "queries and keys are exchanged"
     assert diagnose(MAPS[[1, 0, 3, 2]], MAPS)[0] == "heads are in the order 1, 0, 3, 2"
+
+
+def test_masks():
+    causal = np.tril(np.ones((6, 6), np.float32)) * np.abs(MAPS)
+    wide, narrow = causal.copy(), causal.copy()
+    wide[:, 2, 3] = narrow[:, 2, 2] = 0
+    wide[:, 2, 3] = 0.5
+    assert "looks at keys that are masked" in diagnose(wide, causal)
+    assert "does not look at keys that it should see" in diagnose(narrow, causal)
 
 
 def test_where_it_sits():

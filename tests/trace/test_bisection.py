@@ -219,6 +219,26 @@ def test_a_defect_of_the_cache_shows_at_the_decode_step_that_reads_it(weights):
     assert result.finding.first_crossing == Node(Stage.ATTN_SCORES, 0, 1)
 
 
+def test_what_is_done_to_the_logits_behind_the_last_stage_is_seen(weights):
+    class Scaling(PlantedSession):
+        def prefill(self, tokens, tap=None, graft=None):
+            return super().prefill(tokens, tap, graft) * np.float32(1.05)
+
+    suspect = Scaling(open_cpu(weights), lambda stage, layer, x: x)
+    result = bisect_live(open_cpu(weights), suspect, TOKENS, Kind.CUDA)
+    assert result.finding.guilty == (Node(Stage.LM_HEAD, None),)
+    assert "something is done to them behind it" in result.diagnosis[0]
+
+
+def test_a_mask_that_is_one_off_is_named_at_the_softmax(weights):
+    from pv.model.operators import softmax
+
+    early = replace(REFERENCE, softmax=lambda scores, visible: softmax(scores, visible | visible.roll(1, -1)))
+    result = live_with(weights, early)
+    assert result.finding.guilty[0] == Node(Stage.ATTN_SOFTMAX, 0)
+    assert "looks at keys that are masked" in result.diagnosis
+
+
 def test_without_a_model_only_the_frontier_is_named(weights, origin, home, reference):
     node = Node(Stage.FFN_NORM, 1)
     test = captured(weights, origin, home / "t", plant_at(node, rolled))

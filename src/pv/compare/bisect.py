@@ -28,10 +28,14 @@ LOCAL = 1e-5  # of rows that state no local bound: ten times an honest float32 p
 TOTAL = 1e-3  # of rows that state no cumulative bound
 SPREAD = 0.7  # share of the products that must be off for their error to be a precision
 LARGEST_NOISE = 0.35  # relative L2 of a product; two bits a weight stay below it
-PEER = 4.0  # times the median of the same stage in other layers: more than that stands out
-STRUCTURE = 0.5  # |scale - 1| over relative L2, of all positions together; noise has no preferred direction
+PEER = 4.0  # times the median of the same stage in other layers, or of all products: more than that stands out
+# A factor stands out of noise when it explains nearly all of the error and is no rounding: truncation alone points
+# along the tensor too, by as much as it errs.
+ALONG = 0.7  # |scale - 1| over relative L2, of all positions together
+ALONG_OF_FEW = 0.9  # the same where chance alone makes structure
+FACTOR = 0.02  # |scale - 1|
 CONCENTRATED = 0.6  # share of the error in the worst tenth of the channels
-FEW = 4  # of so few positions chance alone makes structure: only a factor that explains nearly all then counts
+FEW = 4  # positions
 
 
 class Verdict(StrEnum):
@@ -208,26 +212,26 @@ def _stands_out(o: Observation, level: float, peers: Mapping[Stage, float], *, r
         return False
     if stage not in PRODUCTS | ENDS and not rounds_all:
         return True
-    size = _size(o)
-    if (
-        size > LARGEST_NOISE
-        or size > PEER * peers.get(stage, level)
-        or size > 2 * PEER * max(level, peers.get(stage, 0))
-    ):
+    size, peer = _size(o), peers.get(stage, level)
+    most = PEER * min(level, peer) if stage in PRODUCTS | ENDS else PEER * min(peer, 2 * level)
+    if size > LARGEST_NOISE or size > most:
         return True
     if stage not in PRODUCTS | ENDS:
         return False
-    if local.metrics.positions < FEW:
-        return _along(local.metrics) > 0.8
-    return _along(local.metrics) > STRUCTURE or local.concentration > CONCENTRATED
+    factor, along = _factor(local.metrics)
+    few = local.metrics.positions < FEW
+    if factor > FACTOR and along > (ALONG_OF_FEW if few else ALONG):
+        return True
+    return not few and local.concentration > CONCENTRATED
 
 
-def _along(metrics: TensorMetrics) -> float:
-    """How far the error of all positions together points along the tensor itself, as of a wrong factor: 0 to 1."""
+def _factor(metrics: TensorMetrics) -> tuple[float, float]:
+    """|scale - 1| of all positions together, and how much of the error that explains: 0 to 1."""
     rows = metrics.rows
     size = float(rows.rr.sum())
     off = (float(rows.dd.sum()) / size) ** 0.5 if size else 0.0
-    return abs(float(rows.xr.sum()) / size - 1) / off if off else 0.0
+    factor = abs(float(rows.xr.sum()) / size - 1) if size else 0.0
+    return factor, factor / off if off else 0.0
 
 
 def _size(o: Observation) -> float:

@@ -122,6 +122,9 @@ def _head_guesses(x: F64, r: F64, heads: Widths) -> Iterator[tuple[str, F64]]:
     other_angle = np.abs(w) * np.exp(1j * np.angle(z))
     flat = np.concatenate((other_angle.real, other_angle.imag), axis=-1).reshape(r.shape)
     yield "rotary pairs have the right length and another angle: another base or another position", flat
+    lengths = [np.linalg.norm(v, axis=-1, keepdims=True) for v in (turned, split)]
+    redirected = turned * (lengths[1] / np.maximum(lengths[0], 1e-300))
+    yield "heads have the right length and another direction: another kind of rotation", redirected.reshape(r.shape)
 
 
 def _complex_pairs(x: F64, heads: Widths) -> NDArray[np.complex128]:
@@ -139,7 +142,7 @@ def _best_order(x: F64, r: F64) -> NDArray[np.intp]:
 
 def _place(x: F64, r: F64, heads: Widths | None) -> list[str]:
     """Where the error sits, when it does not sit everywhere."""
-    words = []
+    words = _mask(x, r) if x.ndim == 3 else []
     squared = (x - r) ** 2
     channels = squared.reshape(-1, squared.shape[-1]).sum(axis=0)
     places = [("channel", channels)]
@@ -157,6 +160,16 @@ def _place(x: F64, r: F64, heads: Widths | None) -> list[str]:
         wrong = np.flatnonzero(sums > 1e-6 * sums.max())
         if sums.size > 1 and wrong.size < 0.5 * sums.size:
             words.append(f"only in {name}{'s' if wrong.size > 1 else ''} {_few(wrong)}")
+    return words
+
+
+def _mask(x: F64, r: F64) -> list[str]:
+    """Of a softmax: keys that are looked at and should not be, and the other way round."""
+    words = []
+    if ((x != 0) & (r == 0)).any():
+        words.append("looks at keys that are masked")
+    if ((x == 0) & (r != 0)).any():
+        words.append("does not look at keys that it should see")
     return words
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from pv.model.stages import FIRST_LAYER_ONLY
 from pv.report.differences import columns, figure
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def _grouped(guilty: Iterable[Node]) -> str:
     """`k_post_rope of layers 0-3, q_post_rope of layers 1-3`."""
     by_stage: dict[tuple[str, int | None], list[int | None]] = {}
     for node in guilty:
-        by_stage.setdefault((str(node.stage), node.step), []).append(node.layer)
+        layer = None if node.stage in FIRST_LAYER_ONLY else node.layer
+        by_stage.setdefault((str(node.stage), node.step), []).append(layer)
     words = []
     for (stage, step), layers in by_stage.items():
         numbers = sorted(n for n in layers if n is not None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pv.compare.bisect import Finding, Local, Observation, Verdict, bisect, local_bound
+from pv.compare.bisect import LOCAL, Finding, Local, Observation, Verdict, bisect, local_bound
 from pv.compare.diagnose import Widths, concentration, diagnose
 from pv.compare.graph import Node, inputs
 from pv.compare.metrics import TensorMetrics, compare
@@ -89,8 +89,9 @@ def bisect_live(
         capture(reference, tokens, plan, place, Origin("pv", "", "", "", "", {"backend": reference.facts.backend}))
         reference.reset()
         held = open_capture(place)
-        totals = run_beside(suspect, held, rounds, _total, replace=False)
-        locals_ = run_beside(suspect, held, rounds, _local_of_suspect(row), replace=True)
+        totals = run_beside(suspect, held, rounds, _total, replace=False, look_at_result=_total)
+        look = _local_of_suspect(row)
+        locals_ = run_beside(suspect, held, rounds, look, replace=True, look_at_result=look)
         envelope, local_envelope, notes = _envelopes(shadow, held, rounds)
         order = [Node(e.stage, e.layer, e.step) for e in held.manifest.files]
         observations = tuple(
@@ -104,7 +105,7 @@ def bisect_live(
             found = _kept(suspect, held, rounds, finding.guilty[0])
             expected = values_of(held, finding.guilty[0])
             if found is not None and expected is not None:
-                diagnosis = _diagnose(spec, held, finding.guilty[0], found, expected)
+                diagnosis = _diagnose(spec, held, finding.guilty[0], found, expected) or _behind(found, expected)
         return Bisection(finding, observations, row, diagnosis, notes)
 
 
@@ -211,6 +212,13 @@ def _kept(session: Session, held: Capture, rounds: Sequence[int | None], wanted:
         return to_numpy(computed).copy() if node == wanted else None
 
     return run_beside(session, held, rounds, look, replace=True).get(wanted)
+
+
+def _behind(found: F32, expected: F32) -> tuple[str, ...]:
+    """What to say when the guilty stage itself is right, as only lm_head can be: see `run_beside`."""
+    if compare(found, expected).rel_l2 > LOCAL:
+        return ()
+    return ("the stage is right and the logits that are returned are not: something is done to them behind it",)
 
 
 def _diagnose_captures(session: Session, pair: Pair, node: Node, side: str) -> tuple[str, ...]:

@@ -77,12 +77,20 @@ class CaptureGraft(Generic[Seen]):
 
 
 def run_beside(
-    session: Session, capture: Capture, steps: Sequence[int | None], look: Look[Seen], *, replace: bool
+    session: Session,
+    capture: Capture,
+    steps: Sequence[int | None],
+    look: Look[Seen],
+    *,
+    replace: bool,
+    look_at_result: Look[Seen] | None = None,
 ) -> dict[Node, Seen]:
     """Run a session on a capture's tokens, and look at each stage beside the captured one.
 
     `replace`: every stage goes on with the captured values, so that each is computed from captured inputs. Decode steps
     are fed the capture's tokens. `steps`: None for the prefill, then decode steps; the others run as they are.
+    `look_at_result` is shown the logits that the session returns, as lm_head: what is done to them behind the last
+    stage is seen there. When they are the replaced ones, untouched, what was seen at the stage itself stands.
     """
     manifest = capture.manifest
     seen: dict[Node, Seen] = {}
@@ -90,11 +98,17 @@ def run_beside(
     for step in (None, *range(1, max((s or 0 for s in steps), default=0) + 1)):
         graft = CaptureGraft(capture, step, look, replace=replace) if step in steps else None
         if step is None:
-            session.prefill(manifest.tokens, graft=graft)
+            logits = session.prefill(manifest.tokens, graft=graft)
         else:
-            session.decode(manifest.decoded[step - 1], graft=graft)
-        if graft is not None:
-            seen |= graft.seen
+            logits = session.decode(manifest.decoded[step - 1], graft=graft)
+        if graft is None:
+            continue
+        seen |= graft.seen
+        head = Node(Stage.LM_HEAD, None, step)
+        captured = values_of(capture, head)
+        untouched = replace and captured is not None and logits.tobytes() == captured.tobytes()
+        if look_at_result is not None and captured is not None and not untouched:
+            seen[head] = look_at_result(head, logits, captured)
     session.reset()
     return seen
 
