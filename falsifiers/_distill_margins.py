@@ -85,7 +85,7 @@ FULL = Size(
         "optimizer": {"schedule": "wsd"},
         "compile": True,
         "loss_chunk": 8192,
-        "checkpoint_every": 150,
+        "checkpoint_every": 230,
     },
     student={"hidden": 512, "layers": 12, "heads": 8, "kv_heads": 4, "head_dim": 64, "ffn": 1792},
     both_arms={

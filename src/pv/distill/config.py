@@ -45,6 +45,7 @@ class TokenizerConfig(_Strict):
 
     path: Path | None = None
     vocab: Annotated[int, Field(ge=258)] = 1024  # 256 bytes, <eos>, <pad>
+    sample_chars: PositiveInt = 40_000_000  # of the training text, to train one on; more changes little and takes long
 
 
 class ShapeConfig(_Strict):

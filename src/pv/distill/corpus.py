@@ -163,10 +163,19 @@ def _tokenizer(config: DistillConfig, parts: dict[str, list[Document]], folder: 
         end_token(tokenizer, source)
         (folder / "tokenizer.json.tmp").write_bytes(source.read_bytes())
     else:
-        tokenizer = train_tokenizer((d.text for d in parts["training"]), config.tokenizer.vocab)
+        tokenizer = train_tokenizer(_sample(parts["training"], config.tokenizer.sample_chars), config.tokenizer.vocab)
         tokenizer.save(str(folder / "tokenizer.json.tmp"))
     replace_file(folder / "tokenizer.json.tmp", folder / "tokenizer.json")
     return tokenizer
+
+
+def _sample(documents: Sequence[Document], chars: int) -> Iterator[str]:
+    """Whole documents, in their drawn order, until there are enough characters."""
+    for document in documents:
+        if chars <= 0:
+            return
+        chars -= len(document.text)
+        yield document.text
 
 
 def end_token(tokenizer: Tokenizer, where: Path) -> int:
