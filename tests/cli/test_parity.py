@@ -115,7 +115,9 @@ def test_power_of_a_few_defects(tmp_path):
     assert picture.read_text().count("<svg") == 1
     (told,) = json.loads(call(*asked, "--output-format", "json").stdout)
     assert told["defects"][0]["by"] == "start"
-    assert "| logits-x2 |" in call(*asked, "--output-format", "markdown").stdout
+    saved = tmp_path / "power.json"
+    assert "| logits-x2 |" in call(*asked, "--output-format", "markdown", "--save", str(saved)).stdout
+    assert json.loads(saved.read_text())[0]["backend"] == "wgpu"
 
 
 @pytest.mark.skipif(not (TEACHER / "model.safetensors").exists(), reason="the shipped teacher is not here")

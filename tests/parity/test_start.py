@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from pv.backends import registry
 from pv.backends.cpu import open_cpu
-from pv.backends.protocol import BackendError
+from pv.backends.protocol import BackendError, DeviceFacts
 from pv.backends.registry import Choice
 from pv.compare.thresholds import Kind
 from pv.parity import receipt as receipts
@@ -177,12 +179,11 @@ def test_a_reference_that_does_not_fit_rejects(machine, monkeypatch):
 
 
 def test_a_reference_that_cannot_be_opened_rejects(machine, monkeypatch):
-    def broken(weights):
+    def broken(weights, dtype):
         raise OSError("a dead disk")
 
     monkeypatch.setattr("pv.backends.cpu.open_cpu", broken)
     machine.gpus = {"cuda": right}
-    monkeypatch.setattr(machine, "open", lambda name, w, real=machine.open: real(name, w))
     machine.serve()
     assert "the CPU reference cannot be opened: a dead disk" in machine.lines()[1]
 
@@ -295,10 +296,53 @@ def test_a_forged_or_torn_memory_is_not_believed(remembering, tmp_path):
     assert "remembered" in remembering()[1]
 
 
-def test_a_planted_opener_is_never_remembered(machine, tmp_path):
+def test_nothing_is_remembered_unless_asked(machine, tmp_path):
     machine.gpus = {"cuda": right}
-    machine.serve(digest=lambda: "sha256:abc")
+    machine.serve(digest=lambda: "sha256:abc", options=GateOptions(remember=False))
     assert not (tmp_path / "cache" / "parity").exists()
+
+
+def test_planted_defects_are_never_remembered(monkeypatch):
+    from pv.cli.gate_options import Start
+
+    seen: list[object] = []
+    monkeypatch.setattr("pv.parity.start.serve", lambda *a, **k: seen.append(a[3].remember))
+    model = SimpleNamespace(weights=None, digest="sha256:abc")
+    for plants in ((), (("cuda", "one-nan"),)):
+        Start(plants=plants).serve(model, TOKENS, Choice(), lambda line: None)
+    assert seen == [True, False]
+
+
+def test_half_precision_is_judged_against_the_cpu_in_half_precision(machine, nano, monkeypatch):
+    """bfloat16 itself passes; four times its error does not, though the direction is right."""
+    exact, half = open_cpu(nano), open_cpu(nano, dtype=torch.bfloat16)
+
+    def at(factor: float):
+        def answer(logits: np.ndarray, step: int) -> np.ndarray:
+            if step:
+                return logits
+            exact.reset(), half.reset()
+            reference = exact.prefill(TOKENS)
+            return reference + np.float32(factor) * (half.prefill(TOKENS) - reference)
+
+        return answer
+
+    facts = DeviceFacts("cuda", "cuda", "a card", "driver 1", details={"dtype": "torch.bfloat16"})
+    opened = machine.open
+
+    def open_backend(name, weights):
+        session = opened(name, weights)
+        session.facts = facts if name == "cuda" else session.facts
+        return session
+
+    monkeypatch.setattr(machine, "open", open_backend)
+    for factor, accepted in ((1.0, True), (2.0, True), (4.0, False)):
+        machine.said.clear()
+        machine.gpus = {"cuda": at(factor)}
+        machine.serve(options=GateOptions(steps=1))
+        assert ("accepted" in machine.lines()[1]) is accepted, machine.lines()
+    assert "rel_l2 " in machine.lines()[1]
+    assert "(3 times the CPU's own)" in machine.lines()[1]
 
 
 def test_a_model_without_a_digest_is_never_remembered(remembering, tmp_path):

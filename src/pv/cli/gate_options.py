@@ -12,8 +12,9 @@ import click
 
 if TYPE_CHECKING:
     from pv.backends.protocol import Session
-    from pv.backends.registry import Choice
+    from pv.backends.registry import Choice, Open
     from pv.model.open import Model
+    from pv.model.weights import Weights
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 BANNER = "pv: TEST ONLY: the defect {name!r} is planted in the {backend} backend; nothing of this run may be believed"
@@ -28,6 +29,7 @@ class Start:
     remember: bool = True
     detail: bool = False
     receipt: Path | None = None
+    dtype: str = "float32"
     plants: tuple[tuple[str, str], ...] = ()
 
     def serve(self, model: Model, prompt: Sequence[int], choice: Choice, say: Callable[[str], None]) -> Session:
@@ -35,25 +37,27 @@ class Start:
         from pv.parity.receipt import Receipt
         from pv.parity.start import GateOptions, serve, steps_from
 
-        options = GateOptions(steps_from(os.environ, self.steps), self.enabled, self.remember, self.detail)
+        remember = self.remember and not self.plants
+        options = GateOptions(steps_from(os.environ, self.steps), self.enabled, remember, self.detail)
         for backend, name in self.plants:
             say(BANNER.format(name=name, backend=backend))
         receipt = Receipt()
         try:
             return serve(
                 model.weights, prompt, choice, options,
-                say=say, digest=lambda: model.digest, open_backend=self._planted(), receipt=receipt,
+                say=say, digest=lambda: model.digest, open_backend=self._opener(), receipt=receipt,
             )  # fmt: skip
         finally:
             if self.receipt is not None:
                 receipt.write(self.receipt)
 
-    def _planted(self) -> Any:
-        if not self.plants:
-            return None
-        from pv.parity.defects import planted_opener
+    def _opener(self) -> Open | None:
+        """What stands in for the table's openers: planted defects, or CUDA in half precision; None for neither."""
+        if self.plants:
+            from pv.parity.defects import planted_opener
 
-        return planted_opener(dict(self.plants))
+            return planted_opener(dict(self.plants))
+        return None if self.dtype == "float32" else _open_in_half
 
 
 def gate_options(command: Command) -> Command:
@@ -72,6 +76,7 @@ def start_of(given: Mapping[str, Any], choice: Choice, *, detail: bool) -> Start
         remember=not given["fresh"],
         detail=detail,
         receipt=given["receipt"],
+        dtype=given["dtype"],
         plants=() if choice.no_gpu else plants,
     )
 
@@ -87,12 +92,32 @@ def planted(text: str) -> tuple[str, str]:
     return backend, name
 
 
+def _open_in_half(name: str, weights: Weights) -> Session:
+    """CUDA in bfloat16; the other backends compute in float32 only."""
+    from pv.backends.registry import opener
+
+    if name != "cuda":
+        return opener(name)(weights)
+    import torch
+
+    from pv.backends.cuda import CudaOptions, open_cuda
+
+    return open_cuda(weights, CudaOptions(dtype=torch.bfloat16))
+
+
 _OPTIONS: Sequence[Callable[[Any], Any]] = (
     click.option(
         "--parity-steps", type=click.IntRange(1, 16), help="Steps of the start gate.  [default: PV_PARITY_STEPS, or 3]"
     ),
     click.option("--no-gate", is_flag=True, help="Serve a GPU without comparing it with the CPU; this is printed."),
     click.option("--fresh", is_flag=True, help="Compare even if the very same comparison was accepted before."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="How CUDA computes; the other backends compute in float32.",
+    ),
     click.option("--receipt", type=click.Path(path_type=Path), help="Write how the backend was chosen, as JSON."),
     click.option("--plant-defect", multiple=True, hidden=True, metavar="BACKEND=DEFECT", help="For tests only."),
 )

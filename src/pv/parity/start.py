@@ -8,14 +8,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch
+
+from pv.backends import cpu
 from pv.backends.protocol import BackendError, DeviceFacts, Session
-from pv.backends.registry import BACKENDS, Choice, Open, RejectedError, choose, opener
+from pv.backends.registry import BACKENDS, Choice, Open, RejectedError, choose
+from pv.compare.thresholds import Kind
 from pv.model.weights import Weights
-from pv.parity.gate import PATIENCE, STEPS, TAG, clamp_steps, kind_of, lockstep, probe, reference_logits
+from pv.parity.gate import (
+    PATIENCE,
+    STEPS,
+    TAG,
+    Verdict,
+    clamp_steps,
+    fed_logits,
+    kind_of,
+    lockstep,
+    probe,
+    reference_logits,
+)
 from pv.parity.receipt import Event, Receipt, Subject, recall, remember, verdict_json
 
 Say = Callable[[str], None]
@@ -62,8 +78,8 @@ def serve(
 ) -> Session:
     """The session that serves; `receipt` is filled event by event. Raises the last BackendError when none is left.
 
-    `digest`: of the model, asked for only when a GPU is judged. `open_backend` stands in for the table's openers; a
-    verdict on such a session is never remembered. With `choice.no_gpu` nothing is said: no GPU is part of the story.
+    `digest`: of the model, asked for only when a GPU is judged. `open_backend` stands in for the table's openers. With
+    `choice.no_gpu` nothing is said: no GPU is part of the story.
     """
     options = options or GateOptions()
     if choice.no_gpu:
@@ -73,7 +89,7 @@ def serve(
             receipt.served = session.facts.backend
         return session
     teller = _Teller(say, choice, options, receipt or Receipt())
-    judge = _Judge(options, teller, digest, fresh=open_backend is not None)
+    judge = _Judge(options, teller, digest)
     session = choose(weights, prompt, choice, teller, judge if options.enabled else None, open_backend)
     teller.receipt.served = session.facts.backend
     return session
@@ -125,11 +141,10 @@ class _Judge:
     options: GateOptions
     teller: _Teller
     digest: Callable[[], str]
-    fresh: bool
 
     def __call__(self, session: Session, weights: Weights, prompt: Sequence[int]) -> None:
         name, title = session.facts.backend, BACKENDS[session.facts.backend].title
-        remembering = self.options.remember and not self.fresh
+        remembering = self.options.remember
         receipt = self.teller.receipt
         receipt.model = receipt.model or self.digest()
         tokens, kind = probe(prompt), kind_of(session.facts)
@@ -138,14 +153,7 @@ class _Judge:
             words = f"{title} path accepted: {_figures(known['steps'])}, remembered from {known['remembered']}"
             self.teller.tell("accepted", name, words, known)
             return
-        reference = self._reference(name, weights)
-        try:
-            verdict = lockstep(
-                reference_logits(reference, tokens, self.options.steps), session, tokens, self.options.steps,
-                kind=kind, patience=self.options.patience,
-            )  # fmt: skip
-        finally:
-            reference.close()
+        verdict = self._compared(session, weights, tokens, kind)
         numbers = verdict_json(subject, verdict)
         if self.options.detail:
             for step in verdict.steps:
@@ -156,12 +164,26 @@ class _Judge:
             remember(subject, verdict)
         self.teller.tell("accepted", name, f"{title} path accepted: {_figures(numbers['steps'])}", numbers)
 
-    def _reference(self, name: str, weights: Weights) -> Session:
-        """The CPU in float32 on the same numbers. Raises a rejection when it does not fit or cannot be opened."""
+    def _compared(self, session: Session, weights: Weights, tokens: list[int], kind: Kind) -> Verdict:
+        """The lockstep with the CPU in float32; a half-precision session is measured against the CPU in that too."""
+        name, steps = session.facts.backend, self.options.steps
+        with closing(self._reference(name, weights, "float32")) as reference:
+            if kind is not Kind.HALF:
+                logits = reference_logits(reference, tokens, steps)
+                return lockstep(logits, session, tokens, steps, kind=kind, patience=self.options.patience)
+            expected = list(reference_logits(reference, tokens, steps))
+        with closing(self._reference(name, weights, session.facts.details["dtype"])) as same_precision:
+            twin = fed_logits(same_precision, tokens, expected)
+            return lockstep(
+                iter(expected), session, tokens, steps, kind=kind, patience=self.options.patience, twin=twin
+            )
+
+    def _reference(self, name: str, weights: Weights, dtype: str) -> Session:
+        """The CPU on the same numbers. Raises a rejection when it does not fit or cannot be opened."""
         if lacking := reference_does_not_fit(weights):
             raise _RefusedError(name, f"{lacking}; --no-gate serves unjudged")
         try:
-            return opener("cpu")(weights.dequantized())
+            return cpu.open_cpu(weights.dequantized(), dtype=getattr(torch, dtype.removeprefix("torch.")))
         except Exception as problem:  # without a reference nothing vouches for the GPU
             raise _RefusedError(name, f"the CPU reference cannot be opened: {problem}") from problem
 
