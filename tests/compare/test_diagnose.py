@@ -68,8 +68,8 @@ def test_masks():
     wide, narrow = causal.copy(), causal.copy()
     wide[:, 2, 3] = narrow[:, 2, 2] = 0
     wide[:, 2, 3] = 0.5
-    assert "looks at keys that are masked" in diagnose(wide, causal)
-    assert "does not look at keys that it should see" in diagnose(narrow, causal)
+    assert "not zero where it should be: masked keys are looked at" in diagnose(wide, causal)
+    assert "zero where it should not be: keys are not looked at" in diagnose(narrow, causal)
 
 
 def test_where_it_sits():

@@ -91,6 +91,13 @@ def test_logits_scaled_by_five_percent_are_caught():
     assert logits_of(reference, reference.copy()) == ()
 
 
+def test_figures_that_are_no_numbers_fail():
+    reference = np.linspace(0, 1, 50).astype(np.float32)
+    test = reference.copy()
+    test[7] = np.nan
+    assert {"NaN", "kl"} <= {b.figure for b in logits_of(test, reference)}
+
+
 def test_another_first_token_needs_a_near_tie():
     reference = np.zeros(100, np.float32)
     reference[[3, 4]] = 5, np.float32(4.9999)
@@ -132,8 +139,9 @@ def test_rules_match_whole_names_in_order_and_a_forgotten_tensor_is_an_error():
     assert breaches_of_rules(rules, "layer-0/attn_out", found) == ()
     with pytest.raises(UnmatchedError, match="no tolerance matches 'layer-1/attn_out'"):
         breaches_of_rules(rules, "layer-1/attn_out", found)
-    with pytest.raises(UnmatchedError):
-        breaches_of_rules(rules, "layer-0", found)
+    for near in ("layer-0", "layer-3/ffn_gate/x", "x/layer-3/ffn_gate"):
+        with pytest.raises(UnmatchedError):
+            breaches_of_rules(rules, near, found)
 
 
 def test_a_rule_may_hold_an_equals_sign_in_its_pattern():

@@ -236,7 +236,7 @@ def test_a_mask_that_is_one_off_is_named_at_the_softmax(weights):
     early = replace(REFERENCE, softmax=lambda scores, visible: softmax(scores, visible | visible.roll(1, -1)))
     result = live_with(weights, early)
     assert result.finding.guilty[0] == Node(Stage.ATTN_SOFTMAX, 0)
-    assert "looks at keys that are masked" in result.diagnosis
+    assert "not zero where it should be: masked keys are looked at" in result.diagnosis
 
 
 def test_without_a_model_only_the_frontier_is_named(weights, origin, home, reference):

@@ -164,12 +164,12 @@ def _place(x: F64, r: F64, heads: Widths | None) -> list[str]:
 
 
 def _mask(x: F64, r: F64) -> list[str]:
-    """Of a softmax: keys that are looked at and should not be, and the other way round."""
+    """Of an attention map: keys that are looked at and should not be, and the other way round."""
     words = []
     if ((x != 0) & (r == 0)).any():
-        words.append("looks at keys that are masked")
+        words.append("not zero where it should be: masked keys are looked at")
     if ((x == 0) & (r != 0)).any():
-        words.append("does not look at keys that it should see")
+        words.append("zero where it should not be: keys are not looked at")
     return words
 
 
