@@ -21,6 +21,7 @@ from pv.model.synthetic import Recipe, write_model
 
 TEACHER = Path(__file__).parents[2] / "fixtures" / "tiny-teacher"
 HELDOUT = TEACHER / "heldout.txt"
+FEW = ("--max-tokens", "200")
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +93,10 @@ def test_figures_are_those_of_the_library(files: dict[str, Path], told: dict[str
 
 
 def test_the_text_for_people_names_every_figure(files: dict[str, Path]) -> None:
-    done = call(TEACHER, files["Q4_K"])
+    done = call(TEACHER, files["Q4_K"], *FEW)
     assert done.exit_code == ExitCode.OK
     for word in (
-        "positions     1,500",
+        "positions     200",
         "KL mean",
         "KL median",
         "KL p99.9",
@@ -109,9 +110,9 @@ def test_the_text_for_people_names_every_figure(files: dict[str, Path]) -> None:
 
 
 def test_near_ties_are_counted_apart(files: dict[str, Path]) -> None:
-    every = json.loads(call(TEACHER, files["Q4_K"], "--near-tie", "1000", "--json").stdout)
+    every = json.loads(call(TEACHER, files["Q4_K"], "--near-tie", "1000", "--json", *FEW).stdout)
     assert every["near_ties"] == len(every["flips"])
-    assert json.loads(call(TEACHER, files["Q4_K"], "--json").stdout)["near_ties"] == 0
+    assert json.loads(call(TEACHER, files["Q4_K"], "--json", *FEW).stdout)["near_ties"] == 0
 
 
 def test_windows_are_as_long_as_asked(files: dict[str, Path], tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_windows_are_as_long_as_asked(files: dict[str, Path], tmp_path: Path) ->
 def test_a_plot_is_written(files: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="plots need the extra [report]")
     plot = tmp_path / "kld.png"
-    assert call(TEACHER, files["Q4_K"], "--plot", str(plot)).exit_code == ExitCode.OK
+    assert call(TEACHER, files["Q4_K"], "--plot", str(plot), *FEW).exit_code == ExitCode.OK
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
