@@ -37,6 +37,7 @@ COMMANDS: dict[str, Entry] = {
     "init": Entry("pv.cli.init:init", "Prepare a project: settings and editor support.", "Contracts"),
     "new": Entry("pv.cli.new:new", "Write a contract or a falsifier that works at once.", "Contracts"),
     "graph": Entry("pv.cli.graph:graph", "What depends on what, and what a change touches.", "Contracts"),
+    "replay": Entry("pv.cli.replay:replay", "Run a record again and compare every figure.", "Contracts"),
     "diff": Entry("pv.cli.diff:diff", "Compare two contracts, captures, tensors or models.", "Compare"),
     "run": Entry("pv.cli.run:run", "Generate text with a model.", "Engine"),
     "trace": Entry("pv.cli.trace:trace", "Capture the tensors of a forward, or its statistics.", "Engine"),

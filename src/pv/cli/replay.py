@@ -1,0 +1,110 @@
+"""`pv replay`: a record's run made again; which figures are the same to the bit, which are near, which are not."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from pv.cli.exit_codes import ExitCode
+from pv.cli.here import project_here
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pv.falsify.replay import Replay
+
+
+@click.command()
+@click.argument("record")
+@click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def replay(record: str, output_format: str) -> int:
+    """Run RECORD (its digest, or 12 digits of it) again: same check, same cell, same seed. Writes nothing.
+
+    Every figure is compared with the recorded one: bit-identical, within tolerance (the threshold's `repeat`, else
+    relatively 1e-9), or different; beside them what differs in environment, inputs and code.
+
+    \b
+    Exit codes
+      0 every figure agrees and so does the verdict
+      1 something differs, or the record's claim or check is gone
+      4 it cannot run here
+    \b
+    Example
+      pv replay 80388bd90ac3
+    """
+    from pv.evidence.store import Store
+    from pv.falsify.replay import Agreement, ReplayError
+    from pv.falsify.replay import replay as run_again
+
+    project = project_here()
+    found = Store(project.evidence, project.cache).get(record)
+    if found is None:
+        raise click.UsageError(f"expected the digest of one record (12 digits or more), found {record!r}")
+    try:
+        replayed = run_again(project, found)
+    except ReplayError as why:
+        click.echo(f"{found.digest[:19]} cannot be replayed: {why}", err=True)
+        return ExitCode.FINDINGS
+    click.echo(as_json(replayed) if output_format == "json" else "\n".join(as_text(replayed)))
+    if not replayed.ran:
+        return ExitCode.BLOCKED
+    good = replayed.agreement in (Agreement.BITS, Agreement.TOLERANCE)
+    return ExitCode.OK if good else ExitCode.FINDINGS
+
+
+def as_text(replayed: Replay) -> Iterator[str]:
+    """The figures side by side, then what differs besides, then one line that sums it up."""
+    from pv.diagnostics.words import one_line
+
+    record, attempt = replayed.record, replayed.attempt
+    seed = "no seed" if record.seed is None else f"seed {record.seed}"
+    yield f"{record.claim_id} [{record.cell}], {record.digest[:19]} of {record.started_at[:10]}, {seed}"
+    rows = [("figure", "then", "now", "")]
+    for one in replayed.figures:
+        allowed = f" ({one.allowed})" if one.agreement.value in ("within tolerance", "differs") else ""
+        rows.append((str(one), _shown(one.then), _shown(one.now), f"{one.agreement.value}{allowed}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows if replayed.figures else ():
+        yield (
+            "  " + "  ".join([*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
+        )
+    if replayed.stale:
+        yield f"  not the same code or claim: {replayed.stale}"
+    for name in replayed.inputs:
+        yield f"  not the same input: {name}"
+    for name, (then, now) in replayed.environment.items():
+        yield f"  environment: {name}: {then or 'nothing'} -> {now or 'nothing'}"
+    if not replayed.ran:
+        yield f"{attempt.verdict.value} here: {one_line(attempt.judged.reason)}; recorded was {record.verdict.value}"
+    elif attempt.verdict is not record.verdict:
+        why = f": {one_line(attempt.judged.reason)}" if attempt.judged.reason else ""
+        yield f"the verdict was {record.verdict.value} and is {attempt.verdict.value}{why}"
+    else:
+        yield f"{attempt.verdict.value} as recorded; {len(replayed.figures)} figures: {replayed.agreement.value}"
+
+
+def as_json(replayed: Replay) -> str:
+    """The same for programs."""
+    record, attempt = replayed.record, replayed.attempt
+    data = {
+        "record": record.digest,
+        "claim": record.claim_id,
+        "device": record.cell.device.value,
+        "subject": record.cell.subject,
+        "seed": record.seed,
+        "verdict": {"then": record.verdict.value, "now": attempt.verdict.value, "reason": attempt.judged.reason},
+        "ran": replayed.ran,
+        "agreement": replayed.agreement.value if replayed.ran else None,
+        "figures": [one._asdict() for one in replayed.figures],
+        "stale": replayed.stale,
+        "inputs": list(replayed.inputs),
+        "environment": {name: {"then": then, "now": now} for name, (then, now) in replayed.environment.items()},
+    }
+    return json.dumps(data, indent=2, ensure_ascii=False)
+
+
+def _shown(value: object) -> str:
+    """The whole number, so that a difference in the last digit can be seen."""
+    return "-" if value is None else str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
