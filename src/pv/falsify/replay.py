@@ -127,8 +127,6 @@ def agree(then: Number, now: Number, repeat: Number | None) -> tuple[Agreement, 
     allowed = f"repeat {repeat}" if repeat is not None else f"relative {RELATIVE:g}"
     if struct.pack("<d", a + 0.0) == struct.pack("<d", b + 0.0):  # canonical JSON has no negative zero
         return Agreement.BITS, allowed
-    if not (math.isfinite(a) and math.isfinite(b)):
-        return Agreement.DIFFERS, allowed
     near = abs(a - b) <= float(plain(repeat)) if repeat is not None else math.isclose(a, b, rel_tol=RELATIVE)
     return (Agreement.TOLERANCE if near else Agreement.DIFFERS), allowed
 
