@@ -187,7 +187,8 @@ def judge_step(number: int, reference: np.ndarray, test: np.ndarray, row: Row, t
             broken.append(f"rel_l2 {found.rel_l2:.3g}, expected <= {allowed:.3g} ({TWIN_GUARD:g} times the CPU's own)")
         reason = _why(found.cosine, flip, broken)
     cosine = found.cosine if np.isfinite(test).all() else nan
-    return Step(number, cosine, found.rel_l2, found.linf_rel, found.max_abs, logits.kl, found.scale, flip, reason)
+    kl = logits.kl if np.isnan(logits.kl) else max(logits.kl, 0.0)  # rounding may put it a hair below zero
+    return Step(number, cosine, found.rel_l2, found.linf_rel, found.max_abs, kl, found.scale, flip, reason)
 
 
 def _numeric(figure: str) -> bool:
