@@ -319,7 +319,7 @@ def gate_of_another_scale(context: Any) -> Iterator[None]:
         Control("a slot that is not given is passed over", plant=holes_are_not_said, breaks="holes_in_silence"),
         Control("the backend's gate is 3 % too large", plant=gate_of_another_scale, breaks="worst_off_the_cpu"),
     ],
-    attacks=["pv.trace.statistics.LayerStatistics", "pv.cli.trace.open_session"],
+    attacks=["pv.trace.statistics.LayerStatistics", "pv.cli.sessions.open_session"],
 )
 def every_slot_is_given_or_named(context: Any) -> list[Measurement]:
     """The cell's backend against figures made with numpy from the CPU's captured tensors."""

@@ -138,6 +138,20 @@ def test_the_oracle_and_what_it_leaves_out(model, tmp_path):
     assert (refused.exit_code, "drop --no-attn-substages" in refused.output) == (2, True)
 
 
+def test_a_planted_defect_is_said_and_recorded(model, tmp_path):
+    done = run(
+        model, "--tokens", "5,17", "--save-tensor", "ffn_up", "--plant", "ffn_up@1*2", "--output", tmp_path / "a"
+    )
+    assert "TEST ONLY" in done.stderr
+    assert open_capture(tmp_path / "a").manifest.provenance["planted"] == "ffn_up@1*2"
+    plain = run(model, "--tokens", "5,17", "--save-tensor", "ffn_up", "--output", tmp_path / "b")
+    assert "TEST ONLY" not in plain.stderr
+    one, other = (open_aprt(tmp_path / side / "layer-1" / "ffn_up.bin").values for side in "ab")
+    assert (one == 2 * other).all()
+    assert "--plant" not in run("--help").output
+    assert run(model, *ONE, "--plant", "ffn_up@1*2", "--dtype", "float64").exit_code == 2
+
+
 ONE = ("--tokens", "5,17", "--save-tensor", "all")
 WRONG = [
     (("--tokens", "5,17"), "say what to look at"),

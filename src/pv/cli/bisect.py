@@ -15,6 +15,7 @@ import click
 from pv.cli.captures import capture_errors
 from pv.cli.diff import Looks, looks_like, open_pair
 from pv.cli.exit_codes import ExitCode
+from pv.cli.sessions import open_suspect
 
 if TYPE_CHECKING:
     from pv.backends.protocol import Session
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pv.trace.pairing import Pair
 
 CANONICAL = "What is 2+2?"
-BANNER = "pv: TEST ONLY: the defect {name!r} is planted in the {backend} backend; nothing of this run may be believed"
 _ROOM = 0.8  # share of the machine's memory that a float64 copy of the weights may take
 
 
@@ -151,7 +151,7 @@ class Request:
         sessions: list[Session] = []
         try:
             reference = _opened(sessions, lambda: _cpu(model))
-            suspect = _opened(sessions, lambda: _suspect(model, str(self.backend), self.plant))
+            suspect = _opened(sessions, lambda: open_suspect(model, str(self.backend), self.plant))
             exact = not self.no_envelope and _fits_in_float64(model)
             shadow = _opened(sessions, lambda: _cpu(model, exact=True)) if exact else None
             return bisect_live(reference, suspect, tokens, self._kind(), steps=self.steps, shadow=shadow)
@@ -223,43 +223,3 @@ def _fits_in_float64(model: Model) -> bool:
 
     memory = cpu_facts().memory_bytes
     return not memory or 8 * model.spec.parameters < _ROOM * memory
-
-
-def _suspect(model: Model, backend: str, plant: str | None) -> Session:
-    """The suspect backend, with a planted defect where a test asks for one; a banner says so."""
-    from pv.cli.trace import open_session
-
-    if plant is None:
-        return open_session(model, backend)
-    click.echo(BANNER.format(name=plant, backend=backend), err=True)
-    if "@" in plant:
-        from pv.trace.grafts import PlantedSession
-
-        return PlantedSession(open_session(model, backend), scaled_at(plant))
-    from pv.parity.defects import DEFECTS
-
-    if plant not in DEFECTS:
-        raise click.UsageError(f"unknown defect {plant!r}, expected STAGE@LAYER*FACTOR or one of {', '.join(DEFECTS)}")
-    if backend == "cpu":  # the torch defects, run by the same code on the CPU
-        return DEFECTS[plant].open("cuda", model.weights, device="cpu")
-    return DEFECTS[plant].open(backend, model.weights)
-
-
-def scaled_at(text: str) -> Callable[[Any, int | None, Any], Any]:
-    """`ffn_gate@3*1.05` -> a graft that multiplies that stage of that layer. Raises SelectionError and UsageError."""
-    from pv.model.stages import FIRST_LAYER_ONLY, WHOLE_MODEL
-    from pv.trace.stages import parse_stage
-
-    name, _, rest = text.partition("@")
-    layer_text, _, factor_text = rest.partition("*")
-    stage = parse_stage(name)
-    try:
-        layer, factor = int(layer_text), float(factor_text or 1.05)
-    except ValueError:
-        raise click.UsageError(f"expected STAGE@LAYER*FACTOR such as ffn_gate@3*1.05, got {text!r}") from None
-    anywhere = stage in WHOLE_MODEL or stage in FIRST_LAYER_ONLY
-
-    def plant(at: Any, of_layer: int | None, x: Any) -> Any:
-        return x * factor if at is stage and (anywhere or of_layer == layer) else x
-
-    return plant

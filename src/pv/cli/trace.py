@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pv.cli.captures import capture_errors, progress
+from pv.cli.sessions import open_session, open_suspect
 
 if TYPE_CHECKING:
     from pv.backends.protocol import Session
@@ -40,6 +41,7 @@ HF_DTYPES = ("float32", "float16", "bfloat16")
     "--source", type=click.Choice(["pv", "hf"]), default="pv", show_default=True, help="hf: Transformers' own model."
 )
 @click.option("--dtype", type=click.Choice([*HF_DTYPES, "float64"]), default="float32", show_default=True)
+@click.option("--plant", metavar="DEFECT", hidden=True, help="For tests only: a planted defect, or STAGE@LAYER*FACTOR.")
 @click.option("--device", metavar="NAME", default="cpu", show_default=True, help="Of the hf source: cpu or cuda.")
 @click.option(
     "--with-attn-substages/--no-attn-substages",
@@ -97,6 +99,7 @@ class Request:
     backend: str
     source: str
     dtype: str
+    plant: str | None
     device: str
     substages: bool
 
@@ -112,6 +115,8 @@ class Request:
             raise click.UsageError("--no-attn-substages is of --source hf; here leave the stages out of --save-tensor")
         if self.source == "pv" and (self.dtype not in {"float32", "float64"} or self.device != "cpu"):
             raise click.UsageError("--device and half precision are of --source hf; pv's own forward has --backend")
+        if self.plant and (self.source == "hf" or self.dtype != "float32"):
+            raise click.UsageError("--plant is of a backend's own float32 forward")
         if self.dtype == "float64" and self.backend != "cpu":
             raise click.UsageError("float64 is the shadow of the CPU's forward; drop --backend")
 
@@ -159,7 +164,11 @@ class Request:
         model = open_model(self.model)
         plan, tokens = self.plan(model), self.ids(model)
         layers = checked(parse_numbers(self.layers, "layer"), model.spec.layers, "layer")
-        session = open_session(model, self.backend, self.dtype)
+        session = (
+            open_suspect(model, self.backend, self.plant)
+            if self.plant
+            else open_session(model, self.backend, self.dtype)
+        )
         try:
             figures = collect(lambda tap: session.prefill(tokens, tap), layers) if self.payload else ()
             if plan is None:
@@ -168,7 +177,8 @@ class Request:
             feed = token_ids(self.feed, "--feed") if self.feed else ()
             with progress(len(plan.files(model.spec, len(tokens))), "capturing") as tick:
                 done = capture(
-                    session, tokens, plan, self.folder(model), origin_of(model, session, self.dtype, self.prompt or ""),
+                    session, tokens, plan, self.folder(model),
+                    origin_of(model, session, self.dtype, self.prompt or "", self.plant),
                     feed=feed, progress=lambda _done, _total, path: tick(path),
                 )  # fmt: skip
             return done, figures
@@ -205,22 +215,9 @@ def default_folder(model: Path, source: str) -> Path:
     return place.parent / f"{stem}{'-hf' if source == 'hf' else ''}-trace"
 
 
-def open_session(model: Model, backend: str, dtype: str = "float32") -> Session:
-    """The session of one backend, ungated: a trace is how one looks into a backend that the gate rejects."""
-    from pv.backends.registry import BACKENDS, opener
-
-    if backend not in BACKENDS:
-        raise click.UsageError(f"expected a backend of {', '.join(BACKENDS)}, got {backend!r}")
-    if dtype == "float64":
-        import torch
-
-        from pv.backends.cpu import open_cpu
-
-        return open_cpu(model.weights, dtype=torch.float64)
-    return opener(backend)(model.weights)
-
-
-def origin_of(model: Model, session: Session, dtype: str = "float32", prompt: str = "") -> Origin:
+def origin_of(
+    model: Model, session: Session, dtype: str = "float32", prompt: str = "", plant: str | None = None
+) -> Origin:
     """Who makes the tensors, for the manifest."""
     from pv import __version__
     from pv.trace.capture import Origin
@@ -234,7 +231,7 @@ def origin_of(model: Model, session: Session, dtype: str = "float32", prompt: st
         backend=asdict(session.facts),
         dtype=dtype,
         prompt=prompt,
-        provenance={"pv": __version__},
+        provenance={"pv": __version__} | ({"planted": plant} if plant else {}),
     )
 
 
