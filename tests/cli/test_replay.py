@@ -54,6 +54,15 @@ def test_the_same_run_is_the_same_to_the_bit_and_nothing_is_written(drawn, pv):
     assert tree(drawn.root) == before
 
 
+def test_a_claims_id_means_the_latest_of_its_runs(drawn, pv):
+    change(drawn, "if defect:", "if defect:  # another state of the code\n        value += 1\n    if defect:")
+    assert pv("falsify", "--id", "FALSIFY-X-001", "--seed", "8").code == 0
+    latest = record(drawn)
+    assert pv("retract", latest, "--reason", "a test", "--no-settle").code == 0
+    ran = pv("replay", "FALSIFY-X-001")
+    assert (ran.code, "seed 8" in ran.out) == (0, True)
+
+
 def test_another_seed_would_have_shown(drawn, pv):
     change(drawn, "random.Random(ctx.seed)", "random.Random(ctx.seed + 1)")
     ran = pv("replay", record(drawn))

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @click.argument("record")
 @click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def replay(record: str, output_format: str) -> int:
-    """Run RECORD (its digest, or 12 digits of it) again: same check, same cell, same seed. Writes nothing.
+    """Run RECORD again: same check, same cell, same seed. Writes nothing.
+
+    RECORD is a digest, 12 digits of one, or the id of a claim for the latest of its records.
 
     Every figure is compared with the recorded one: bit-identical, within tolerance (the threshold's `repeat`, else
     relatively 1e-9), or different; beside them what differs in environment, inputs and code.
@@ -33,15 +35,20 @@ def replay(record: str, output_format: str) -> int:
     \b
     Example
       pv replay 80388bd90ac3
+      pv replay FALSIFY-SORT-001
     """
     from pv.evidence.store import Store
     from pv.falsify.replay import Agreement, ReplayError
     from pv.falsify.replay import replay as run_again
 
     project = project_here()
-    found = Store(project.evidence, project.cache).get(record)
+    store = Store(project.evidence, project.cache)
+    runs = [one.digest for one in store.summaries() if one.claim_id == record and not one.invalidates]
+    found = store.get(runs[-1] if runs else record)
     if found is None:
-        raise click.UsageError(f"expected the digest of one record (12 digits or more), found {record!r}")
+        raise click.UsageError(
+            f"expected the digest of one record (12 digits or more) or a claim's id, found {record!r}"
+        )
     try:
         replayed = run_again(project, found)
     except ReplayError as why:
