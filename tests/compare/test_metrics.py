@@ -150,6 +150,17 @@ def test_blocks_of_any_width_sum_to_the_whole(width):
     np.testing.assert_allclose(rows.rr, (r.astype(np.float64) ** 2).sum(1), rtol=1e-6)
 
 
+def test_an_older_numpy_gives_the_same(monkeypatch):
+    """numpy 1 has no vecdot."""
+    r = np.random.default_rng(0).standard_normal((40, 300)).astype(np.float32)
+    x = r + np.float32(1e-4)
+    newer = compare(x, r)
+    monkeypatch.delattr(np, "vecdot", raising=False)
+    older = compare(x, r)
+    assert (older.rel_l2, older.cosine_loss, older.max_abs) == (newer.rel_l2, newer.cosine_loss, newer.max_abs)
+    np.testing.assert_allclose(older.rows.dd, newer.rows.dd, rtol=1e-5)
+
+
 def test_used_elements_are_forgotten_each_once():
     seen = np.zeros(3 * 100_000, int)
 
