@@ -22,6 +22,7 @@ from pv.report.bisection import as_data, lines, sentence
 from pv.trace.bisection import Shadow, bisect_captures, bisect_live
 from pv.trace.capture import capture
 from pv.trace.grafts import PlantedSession
+from pv.trace.manifest import CaptureError
 from pv.trace.pairing import pair
 from pv.trace.plan import make_plan
 from pv.trace.reading import open_capture
@@ -255,6 +256,20 @@ def test_captures_of_some_stages_name_the_nearest_captured_one(weights, origin, 
     test = captured(weights, origin, home / "t2", plant_at(Node(Stage.ATTN_SOFTMAX, 1), rolled), plan=some)
     result = bisect_captures(pair(reference, test), Kind.ORACLE, Shadow(shadow, True))
     assert result.finding.guilty == (Node(Stage.ATTN_OUT, 1),)
+
+
+def test_captures_with_little_or_nothing_in_common(weights, origin, home, shadow):
+    gate = captured(weights, origin, home / "gate", plan="ffn_gate,lm_head", source="hf")
+    up = captured(weights, origin, home / "up", plan="ffn_up")
+    both = captured(weights, origin, home / "both", plan="ffn_gate,ffn_up")
+    with pytest.raises(CaptureError, match="have no tensor in common"):
+        bisect_captures(pair(gate, up), Kind.ORACLE, Shadow(shadow, True))
+    result = bisect_captures(pair(gate, both), Kind.ORACLE, Shadow(shadow, True))
+    assert result.finding.looked_at == NANO.layers
+    assert result.notes == (
+        "only in the reference, and not looked at: 1 tensors, the first lm_head",
+        "only in the test, and not looked at: 3 tensors, the first layer-0/ffn_up",
+    )
 
 
 def test_captures_of_decode_steps(weights, origin, home, shadow):

@@ -224,6 +224,21 @@ def test_an_earlier_capture_gives_way_and_foreign_files_never_do(session, origin
         capture(session, TOKENS, ALL, tmp_path / "file", origin)
 
 
+def test_links_are_followed_and_the_folder_one_stands_in_is_not_replaced(session, origin, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    for _ in range(2):
+        session.reset()
+        capture(session, TOKENS, make_plan(parse_stages("lm_head"), NANO), tmp_path / "link", origin)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "lm_head.bin").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"real", "link"}
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(CaptureError, match="is the folder you stand in"):
+        capture(session, TOKENS, ALL, Path("."), origin)
+
+
 def test_an_error_in_the_forward_leaves_nothing_behind(session, origin, tmp_path):
     with pytest.raises(ContextError):
         capture(session, [1] * (NANO.context + 1), make_plan(parse_stages("lm_head"), NANO), tmp_path / "a", origin)

@@ -21,10 +21,12 @@ from pv.compare.bisect import LOCAL, Finding, Local, Observation, Verdict, bisec
 from pv.compare.diagnose import Widths, concentration, diagnose
 from pv.compare.graph import Node, inputs
 from pv.compare.metrics import TensorMetrics, compare
+from pv.compare.tensors import unpaired
 from pv.compare.thresholds import THRESHOLDS, Kind, Row
 from pv.model.stages import Stage
 from pv.trace.capture import Origin, capture
 from pv.trace.grafts import Look, run_beside, to_float64, to_numpy, values_of
+from pv.trace.manifest import CaptureError
 from pv.trace.pairing import Pair, name_of
 from pv.trace.plan import Plan
 from pv.trace.reading import Capture, open_capture
@@ -114,7 +116,8 @@ def bisect_captures(pair: Pair, kind: Kind, shadow: Shadow | None = None, why_no
 
     `why_none` says why there is no shadow.
 
-    Raises DamagedError for a damaged file, ShapeError for tensors of different shapes.
+    Raises CaptureError for captures with no tensor in common, DamagedError for a damaged file, ShapeError for tensors
+    of different shapes.
     """
     row = THRESHOLDS[kind]
     order = [
@@ -122,12 +125,18 @@ def bisect_captures(pair: Pair, kind: Kind, shadow: Shadow | None = None, why_no
         for e in pair.reference.manifest.files
         if name_of(e) in pair.reference_tensors and name_of(e) in pair.test_tensors
     ]
+    if not order:
+        raise CaptureError(f"the two captures have no tensor in common: {pair.reference.folder} and {pair.test.folder}")
     totals = {node: _total_of(pair, node) for node in order}
     layers = int(pair.reference.manifest.spec["layers"])
     locals_: dict[Node, Local] = {}
     envelope: dict[Node, float] = {}
     local_envelope: dict[Node, float] = {}
-    notes: list[str] = []
+    notes = [
+        f"only in the {side}, and not looked at: {len(names)} tensors, the first {names[0]}"
+        for side, names in zip(("reference", "test"), unpaired(pair.reference_tensors, pair.test_tensors), strict=True)
+        if names
+    ]
     if shadow is None:
         notes.append(f"stages could not be looked at by themselves: {why_none or 'no model was given'}")
     else:

@@ -199,6 +199,7 @@ def staged(output: Path, plan: Plan, spec: ModelSpec, prompt: int) -> Iterator[P
     needed = sum(file.size for file in plan.files(spec, prompt))
     if not needed:
         raise CaptureError("nothing to capture: the plan names no stage of any layer")
+    output = Path(os.path.realpath(output))  # behind a link the folder itself gives way, not the link
     _refuse_foreign(output)
     private = output.with_name(f".{output.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
@@ -237,6 +238,8 @@ def _refuse_foreign(output: Path) -> None:
         return
     if not output.is_dir():
         raise CaptureError(f"expected a folder for the capture, found a file at {output}")
+    if output.samefile(os.curdir):
+        raise CaptureError(f"{output} is the folder you stand in, and it would be replaced", "name one inside it")
     inside = [path for path in output.rglob("*") if not path.is_dir()]
     if not inside:
         return
