@@ -100,3 +100,45 @@ def test_after_init_the_project_validates(folder, monkeypatch):
     init(folder)
     monkeypatch.chdir(folder)
     assert CliRunner().invoke(program, ["validate"]).exit_code == 0
+
+
+def test_adopting_changes_no_contract_and_finds_every_one(tmp_path):
+    for place in ("kernels/fast", "models"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "x-v1.yaml").write_bytes(SOUND.replace("\n", "\r\n").encode())
+    (tmp_path / "models" / "other.yaml").write_text("on: push\n")
+    before = tree(tmp_path)
+    done = init(tmp_path, "--adopt")
+    assert done.exit_code == 0, done.output
+    assert "found: 2 contracts in 2 folders" in done.output
+    assert "  x-v1: kernels/fast/x-v1.yaml, models/x-v1.yaml" in done.output
+    project = find(tmp_path)
+    assert project.profile is Profile.COMPAT
+    assert project.contracts == ("kernels/fast/*.yaml", "models/x-v1.yaml")
+    after = tree(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert sorted(set(after) - set(before)) == ["pyproject.toml", "schemas/contract.schema.json"]
+
+
+def test_adopting_keeps_the_settings_that_are_there(tmp_path):
+    (tmp_path / "x-v1.yaml").write_text(SOUND)
+    (tmp_path / "pyproject.toml").write_text('[tool.pv]\nprofile = "strict"\n')
+    before = tree(tmp_path)
+    assert "kept, it has [tool.pv]" in init(tmp_path, "--adopt", "--dry-run").output
+    assert tree(tmp_path) == before
+
+
+def test_there_must_be_something_to_adopt(tmp_path):
+    done = init(tmp_path, "--adopt")
+    assert done.exit_code == 2
+    assert "expected contracts below" in done.output
+    assert tree(tmp_path) == {}
+
+
+def test_a_folder_with_a_quote_in_its_name_is_written_as_toml(tmp_path):
+    folder = tmp_path / 'a "b" \\ ü'
+    folder.mkdir()
+    (folder / "x-v1.yaml").write_text(SOUND)
+    assert init(tmp_path, "--adopt").exit_code == 0
+    [pattern] = find(tmp_path).contracts
+    assert list(tmp_path.glob(pattern)) == [folder / "x-v1.yaml"]

@@ -1,15 +1,20 @@
-"""`pv init`: settings in pyproject.toml, the schema in the project, modelines at the head of its contracts."""
+"""`pv init`: settings in pyproject.toml, the schema in the project, modelines at the head of its contracts.
+
+`--adopt` takes in a tree of contracts that others wrote: settings that find them, a report of them, and no edit.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 
 from pv.cli.exit_codes import ExitCode
+from pv.diagnostics.words import safe
 
 SCHEMA_FILE = Path("schemas", "contract.schema.json")
 # Editors of the yaml-language-server family read the first line, those of JetBrains the second.
@@ -17,7 +22,7 @@ MODELINES = ("# yaml-language-server: $schema={schema}", "# $schema: {schema}")
 SETTINGS_BLOCK = """\
 [tool.pv]
 profile = "{profile}"
-contracts = ["contracts/*.yaml"]
+contracts = [{contracts}]
 falsifiers = "falsifiers"
 evidence = "evidence"
 """
@@ -34,21 +39,25 @@ class Step(NamedTuple):
 @click.command()
 @click.argument("folder", default=".", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--profile", type=click.Choice(["strict", "compat"]), default="compat", show_default=True)
+@click.option("--adopt", is_flag=True, help="Take in the contracts below FOLDER, wherever they are; change none.")
 @click.option("--force", is_flag=True, help="Replace a schema file that differs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, write nothing.")
 @click.pass_context
-def init(ctx: click.Context, folder: Path, profile: str, force: bool, dry_run: bool) -> None:
+def init(ctx: click.Context, folder: Path, profile: str, adopt: bool, force: bool, dry_run: bool) -> None:
     """Prepare FOLDER: a [tool.pv] table, the schema for editors, and modelines in the contracts that are there.
 
-    Nothing is replaced: a table, a schema or a modeline that is there stays as it is, and is named.
+    Nothing is replaced: a table, a schema or a modeline that is there stays as it is, and is named. With --adopt no
+    contract is touched; what was found in them is told: kinds, status words, ids used twice, files that are not sound.
 
     \b
     Examples:
       pv init
+      pv init --adopt
       pv init --profile compat --dry-run
     """
     refused = False
-    for step in steps(folder, profile, force=force):
+    todo = adopting(folder, profile, force=force) if adopt else steps(folder, profile, force=force)
+    for step in todo:
         refused = refused or step.words.startswith("left")
         click.echo(f"{step.words}: {step.path}")
         if step.content is not None and not dry_run:
@@ -56,6 +65,23 @@ def init(ctx: click.Context, folder: Path, profile: str, force: bool, dry_run: b
     if refused:
         click.echo("something was left as it is; --force replaces a schema that differs", err=True)
     ctx.exit(int(ExitCode.OK))
+
+
+def adopting(folder: Path, profile: str, *, force: bool) -> Iterator[Step]:
+    """Settings that find the contracts below `folder`, and the schema; tells what they hold. Raises UsageError."""
+    from pv.contract.project import ConfigError
+    from pv.contract.survey import report, survey
+
+    found = survey(folder)
+    if not found.contracts:
+        raise click.UsageError(f"expected contracts below {folder}, found none; `pv init` prepares an empty project")
+    for line in report(found):
+        click.echo(safe(line))
+    try:
+        yield _settings(folder / "pyproject.toml", profile, found.globs)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    yield _schema(folder / SCHEMA_FILE, force)
 
 
 def steps(folder: Path, profile: str, *, force: bool) -> Iterator[Step]:
@@ -73,12 +99,14 @@ def steps(folder: Path, profile: str, *, force: bool) -> Iterator[Step]:
         yield _modelined(path, folder)
 
 
-def _settings(path: Path, profile: str) -> Step:
+def _settings(path: Path, profile: str, contracts: Sequence[str] = ("contracts/*.yaml",)) -> Step:
     import tomllib
 
     from pv.contract.project import ConfigError
 
-    block = SETTINGS_BLOCK.format(profile=profile).encode()
+    globs = [json.dumps(pattern, ensure_ascii=False) for pattern in contracts]  # JSON's texts are TOML's
+    listed = globs[0] if len(globs) == 1 else "\n  " + ",\n  ".join(globs) + ",\n"
+    block = SETTINGS_BLOCK.format(profile=profile, contracts=listed).encode()
     if not path.exists():
         return Step(path, "written", block)
     content = path.read_bytes()
