@@ -171,6 +171,34 @@ def test_code_anywhere_in_it_moves_the_digest_and_comments_do_not(project, name)
     assert digest(project) == before
 
 
+def test_the_package_that_brings_a_check_is_in_it_and_no_other_installed_one(project, tmp_path):
+    site = tmp_path / "site"
+    for name, text in {
+        "kernels/__init__.py": "",
+        "kernels/core.py": "import other\nimport helpers\n",
+        "kernels/unused.py": "",
+        "kernels/claims/__init__.py": "",
+        "kernels/claims/sum_v1.py": "from kernels import core\nfrom ._support import planted\nimport other\n",
+        "kernels/claims/_support.py": "",
+        "other/__init__.py": "",
+    }.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    check = CheckSource(site / "kernels/claims/sum_v1.py", attacks=("other.function",))
+    write(project, "falsifiers/other.py", "import kernels\n")
+    sources = Sources(project.root)
+    assert [file.path for file in sources.closure(check).files] == [
+        "helpers.py",
+        "kernels/__init__.py",
+        "kernels/claims/__init__.py",
+        "kernels/claims/_support.py",
+        "kernels/claims/sum_v1.py",
+        "kernels/core.py",
+    ]
+    own = CheckSource(project.root / "falsifiers/other.py")
+    assert [file.path for file in sources.closure(own).files] == ["falsifiers/other.py"]  # installed code, to it
+
+
 def test_code_outside_does_not_move_it(project):
     before = digest(project)
     write(project, "src/engine/unused.py", "x = 1\n")

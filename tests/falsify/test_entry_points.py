@@ -108,6 +108,16 @@ def test_its_record_names_no_folder_of_this_machine(installed):
     assert "summing/claims/sum_v1.py:sums_are_sums" in records[0]
 
 
+@pytest.mark.parametrize("changed", ["__init__.py", "claims/_support.py"])
+def test_another_version_of_the_package_makes_the_evidence_stale(installed, changed):
+    installed.pv("falsify", "--all")
+    path = installed.site / "summing" / changed
+    path.write_text(path.read_text() + "\nMORE = 1\n")
+    said = installed.pv("validate").stdout
+    assert "PV403" in said
+    assert f"summing/{changed} changed since" in said
+
+
 def test_another_version_of_the_check_makes_the_evidence_stale(installed):
     installed.pv("falsify", "--all")
     path = installed.checks / "sum_v1.py"

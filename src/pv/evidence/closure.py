@@ -3,8 +3,9 @@
 In it: the module, the project modules it imports (also inside functions, relatively, through packages), the modules of
 the functions it attacks, and the data files it declares. Found by reading, never by importing: a module whose name is
 computed at run time is not seen and must be declared as data. Python counts by its meaning (no comments, no
-docstrings), data by its bytes. pv's own contract side (the rooms that carry a claim, not what is claimed) is left out,
-except modules whose functions are attacked.
+docstrings), data by its bytes. Of a check that an installed package brings, the modules of that package count as the
+project's do; other installed packages never count. pv's own contract side (the rooms that carry a claim, not what is
+claimed) is left out, except modules whose functions are attacked.
 """
 
 from __future__ import annotations
@@ -57,29 +58,41 @@ class _Module(NamedTuple):
 class Sources:
     """The source files of one project; each is read once, and remembered between runs by size and mtime.
 
-    Modules are looked for under `src/` and under the root; packages without `__init__` count.
+    Modules are looked for under `src/` and under the root; packages without `__init__` count. `package` is the folder
+    of an installed package whose checks are asked for.
     """
 
     root: Path
     cache: Path | None = None
+    package: Path | None = None
     _modules: dict[Path, _Module] = field(default_factory=dict, repr=False)
     _edges: dict[Path, tuple[Path, ...]] = field(default_factory=dict, repr=False)
     _digests: dict[Path, str] = field(default_factory=dict, repr=False)
     _known: dict[str, list[Any]] | None = field(default=None, repr=False)
     _changed: bool = field(default=False, repr=False)
+    _of_packages: dict[Path, Sources] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
 
     def closure(self, check: CheckSource) -> Closure:
-        """The closure of a check. A check outside the root (a plug-in's) stands in it by its file name."""
+        """The closure of a check. A plug-in's files stand in it as they were installed: `package/claims/x_v1.py`."""
         start = check.path.resolve()
+        package = None if self._inside(start) else _package_of(start)
+        if package is not None:
+            return self._of_package(package).closure(check)
         files = {self._name(start): self._module(start).sha256} if start.is_file() else {}
         reached = self._walk([start, *(p for name in check.attacks for p in self._attacked(name))])
         files.update({self._name(path): self._module(path).sha256 for path in reached if path != start})
         files.update({self._name(path): self._bytes_digest(path) for path in self._data(check.data)})
         listed = tuple(FileDigest(name, files[name]) for name in sorted(files))
         return Closure(closure_digest(listed), listed)
+
+    def _of_package(self, package: Path) -> Sources:
+        """The sources as the checks of one package see them. Kept apart: to all other checks it is installed code."""
+        if package not in self._of_packages:
+            self._of_packages[package] = Sources(self.root, package=package)
+        return self._of_packages[package]
 
     def save(self) -> None:
         """Remember what was read. A cache that cannot be written is only slow."""
@@ -142,14 +155,14 @@ class Sources:
         """The files that importing `line` runs: the packages on the way, the module, and names that are modules."""
         parts = tuple(part for part in line.module.split(".") if part)
         for base in bases:
-            target = _module_files(base, parts)
+            target = self._module_files(base, parts)
             if target is None:
                 continue
             if line.level and (base / "__init__.py").is_file():
                 yield base / "__init__.py"
             yield from target
             for name in line.names:
-                taken = _module_files(base, (*parts, name)) if name != "*" else None
+                taken = self._module_files(base, (*parts, name)) if name != "*" else None
                 yield from taken or ()
             if target or line.level:
                 return
@@ -159,7 +172,7 @@ class Sources:
         parts = tuple(dotted.replace(":", ".").split("."))
         for length in range(len(parts), 0, -1):
             for base in self._search:
-                files = _module_files(base, parts[:length])
+                files = self._module_files(base, parts[:length])
                 if files:
                     yield files[-1]
                     return
@@ -174,13 +187,22 @@ class Sources:
 
     @property
     def _search(self) -> tuple[Path, ...]:
-        return (self.root / "src", self.root)
+        return (self.root / "src", self.root, *((self.package.parent,) if self.package else ()))
+
+    def _module_files(self, base: Path, parts: Sequence[str]) -> list[Path] | None:
+        """Like the function of this name; beside the installed package there are others, which do not count."""
+        if self.package is not None and base == self.package.parent and parts[:1] != (self.package.name,):
+            return None
+        return _module_files(base, parts)
 
     def _inside(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.root)
+        path = path.resolve()
+        return path.is_relative_to(self.root) or (self.package is not None and path.is_relative_to(self.package))
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix() if self._inside(path) else path.name
+        if path.is_relative_to(self.root):
+            return path.relative_to(self.root).as_posix()
+        return path.relative_to(self.package.parent).as_posix() if self.package else path.name
 
     def _module_name(self, path: Path) -> str:
         for base in self._search:
@@ -271,6 +293,16 @@ def _module_files(base: Path, parts: Sequence[str]) -> list[Path] | None:
             return None
         folder = folder / part
     return files
+
+
+def _package_of(module: Path) -> Path | None:
+    """The folder of the outermost package that a module lies in; None for a module that lies in none."""
+    package = None
+    for folder in module.parents:
+        if not (folder / "__init__.py").is_file():
+            return package
+        package = folder
+    return package
 
 
 def _contract_side(module: str) -> bool:
