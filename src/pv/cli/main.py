@@ -35,6 +35,11 @@ COMMANDS: dict[str, Entry] = {
     "why-not": Entry("pv.cli.why_not:why_not", "What is missing for a rung.", "Contracts"),
     "schema": Entry("pv.cli.schema:schema", "Print or write the JSON Schemas.", "Contracts"),
     "init": Entry("pv.cli.init:init", "Prepare a project: settings and editor support.", "Contracts"),
+    "report": Entry(
+        "pv.cli.report:report", "One page of everything: HTML, or Markdown for a pull request.", "Contracts"
+    ),
+    "trend": Entry("pv.cli.trend:trend", "A claim's measurements over time, and what moved.", "Contracts"),
+    "matrix": Entry("pv.cli.matrix:matrix", "Contracts over devices and subjects.", "Contracts"),
     "new": Entry("pv.cli.new:new", "Write a contract or a falsifier that works at once.", "Contracts"),
     "graph": Entry("pv.cli.graph:graph", "What depends on what, and what a change touches.", "Contracts"),
     "replay": Entry("pv.cli.replay:replay", "Run a record again and compare every figure.", "Contracts"),
