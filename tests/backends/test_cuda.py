@@ -184,11 +184,55 @@ def test_a_card_that_never_answers_is_an_error():
 def test_kernels_are_left_out_where_triton_is_not_there(monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "pv.backends.cuda_kernels", None)
-    operators, cache, word = cuda._with_kernels(REFERENCE, True)
-    assert operators is REFERENCE
-    assert cache is DecodeCache
-    assert word.startswith("torch (no triton")
+    monkeypatch.setitem(sys.modules, "pv.backends.cuda_fused", None)
+    found = cuda._kernels_for(CUDA_RECIPE, wanted=True)
+    assert found.operators is REFERENCE
+    assert found.cache is DecodeCache
+    assert not found.fusible
+    assert found.word.startswith("torch (no triton")
+
+
+def test_what_triton_cannot_do_torch_does(monkeypatch, nano):
+    """A compiler that fails, met when the session is opened: it serves all the same, and says how."""
+
+    class CompilationError(Exception):
+        pass
+
+    def failing(x, gain, eps):
+        if len(x) > 1:
+            return REFERENCE.rms_norm(x, gain, eps)
+        raise CompilationError("at line 3\nof a kernel")
+
+    broken = cuda._Kernels(replace(REFERENCE, rms_norm=failing), DecodeCache, True, "triton")
+    healthy = cuda._Kernels(REFERENCE, DecodeCache, False, "torch")
+    monkeypatch.setattr(cuda, "interpreted", lambda: True)
+    monkeypatch.setattr(cuda, "_kernels_for", lambda recipe, wanted: broken if wanted else healthy)
+    session = open_cuda(nano, device="cpu")
+    assert session.facts.details["kernels"] == "torch (triton failed: CompilationError: at line 3)"
+    assert np.abs(session.prefill(TOKENS) - open_cpu(nano).prefill(TOKENS)).max() <= 1e-5
+
+
+def test_a_fused_step_of_other_bits_is_not_taken(monkeypatch, nano):
+    class OtherBits:
+        def __init__(self, operators) -> None:
+            self.operators = replace(operators, add=lambda x, y: x + y + 1e-3)
+
+        def begin(self) -> None:
+            pass
+
+        settle = begin
+
+    kernels = cuda._Kernels(REFERENCE, DecodeCache, True, "triton")
+    monkeypatch.setattr(cuda, "interpreted", lambda: True)
+    monkeypatch.setattr(cuda, "_kernels_for", lambda recipe, wanted: kernels)
+    monkeypatch.setattr(cuda._Kernels, "fused", lambda self, cache: OtherBits(self.operators))
+    session = open_cuda(nano, device="cpu")
+    assert session.facts.details["kernels"] == "triton, not fused (the bits differ)"
+    assert session._fused is None
+    session.prefill(TOKENS)
+    reference = open_cpu(nano)
+    reference.prefill(TOKENS)
+    assert np.abs(session.decode(5) - reference.decode(5)).max() <= 1e-5
 
 
 # -- on a card ------------------------------------------------------------------------------------------------------

@@ -72,6 +72,57 @@ assert torch.equal(ours._buffer, theirs._buffer)
 planted = replace(REFERENCE, rope=lambda *a: None)
 chosen = kernels.decode_operators(planted)
 assert chosen.rope is planted.rope and chosen.linear is kernels.linear  # what was planted stays
+near(kernels.silu(x.float()), torch.nn.functional.silu(x.float()))
+
+from pv.backends import cuda
+from pv.backends.cpu import open_cpu
+from pv.backends.cuda_fused import FusedCache, FusedStep, fits
+from pv.model.synthetic import Recipe, build
+
+
+class Everything:
+    def wants(self, stage, layer):
+        return True
+
+    def take(self, stage, layer, values):
+        pass
+
+
+cuda.FIRST_CAPACITY = 8  # so that the cache grows under the fused step
+for spec in (
+    named_shape("nano"),
+    replace(named_shape("nano"), qkv_bias=False, layers=2),
+    replace(named_shape("nano"), head_dim=12, ffn=100, hidden=20, layers=2),
+):
+    made = build(Recipe(spec))
+    session, cpu = cuda.open_cuda(made, device=str(device)), open_cpu(made)
+    assert session.facts.details["kernels"] == "triton", session.facts.details  # fused, and bit for bit the same
+    assert isinstance(session._fused, FusedStep)
+    looked_at = cuda.open_cuda(made, device=str(device))
+    ours, theirs = session.prefill([1, 5, 9]), cpu.prefill([1, 5, 9])
+    looked_at.prefill([1, 5, 9])
+    for token in range(8):
+        near(torch.from_numpy(ours), torch.from_numpy(theirs))
+        ours, theirs = session.decode(token), cpu.decode(token)
+        assert (ours == looked_at.decode(token, tap=Everything())).all()  # one by one, with a tap
+    assert session._cache.capacity == 16
+
+# what is promised is computed before anybody but its successor gets it
+step = FusedStep(FusedCache(spec, device, torch.float32, 8), kernels.decode_operators())
+step.begin()
+a, b, w = normal(1, 20), normal(1, 20), Weight.of("layers.0.ffn_gate", normal(100, 20))
+total = step.operators.add(a, b)
+gate = step.operators.linear(a, w)
+assert torch.equal(total, a + b)
+smooth = step.operators.silu(gate)
+near(gate, a @ w.data.T)
+again = step.operators.multiply(b, b)
+near(smooth, torch.nn.functional.silu(gate))
+assert torch.equal(again, b * b)
+weights = step.operators.softmax(normal(4, 1, 8), torch.ones(1, 8, dtype=torch.bool, device=device))
+step.settle()
+assert float((weights.sum(-1) - 1).abs().max()) < 1e-5
+assert not fits(planted) and fits(kernels.decode_operators())
 print("kernels right on", device)
 """
 

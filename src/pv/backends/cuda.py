@@ -7,11 +7,12 @@ The class runs on `device="cpu"` as well (eagerly), which is how its logic is te
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from pv.model.operators import REFERENCE, Operators
 from pv.model.rope import RopeTables
 from pv.model.spec import ModelSpec
 from pv.model.weights import Prepared, Weights, prepare
+
+if TYPE_CHECKING:
+    from pv.backends.cuda_fused import FusedStep
 
 BACKEND = "cuda"
 WATCHDOG_SECONDS = 120.0
@@ -169,9 +173,11 @@ class CudaSession:
         self._weights: Prepared | None = weights
         self._on_card = weights.device.type == "cuda"
         self._recipe = recipe
-        self._operators, cache_type, kernels = _with_kernels(recipe.operators, options.kernels and self._on_card)
-        self._cache_type = recipe.cache(cache_type)
-        self.facts = replace(facts, details={**facts.details, "kernels": kernels, "dtype": str(options.dtype)})
+        self._kernels = _kernels_for(recipe, wanted=options.kernels and (self._on_card or interpreted()))
+        self._operators = self._kernels.operators
+        self._fused: FusedStep | None = None
+        self._details = dict(facts.details) | {"dtype": str(options.dtype)}
+        self.facts = facts
         self._stream = _stream_on(weights.device) if self._on_card else None
         self._token = torch.zeros(1, dtype=torch.int64, device=weights.device)
         self._answer = torch.zeros(self.spec.vocab, pin_memory=self._on_card)  # float32, on the host
@@ -179,8 +185,9 @@ class CudaSession:
         self._recorded: tuple[Any, torch.Tensor] | None = None  # a CUDA graph of one decode step, and where it answers
         with self._working():
             self._make_cache(min(FIRST_CAPACITY, self.spec.context))
-            if self._on_card:
+            if self._on_card or interpreted():
                 self._warm_up()
+        self.facts = replace(facts, details=self._details | {"kernels": self._kernels.word})
 
     @property
     def position(self) -> int:
@@ -208,7 +215,7 @@ class CudaSession:
 
     def close(self) -> None:
         """Free the card's memory. Any later call raises BackendError."""
-        self._weights = self._recorded = None
+        self._weights = self._recorded = self._fused = None
         self._cache = DecodeCache(self.spec, torch.device("cpu"), torch.float32, 1)
         if self._on_card:
             torch.cuda.empty_cache()
@@ -233,8 +240,13 @@ class CudaSession:
             return self._recipe.logits(logits, count, start)
 
     def _forward(self, ids: torch.Tensor, tap: Tap | None, graft: Graft | None) -> torch.Tensor:
-        weights = self._opened()
-        return forward(weights, ids, self._rope, cache=self._cache, operators=self._operators, tap=tap, graft=graft)
+        weights, fused = self._opened(), self._fused
+        if fused is None or ids.numel() > 1 or tap is not None or graft is not None:
+            return forward(weights, ids, self._rope, cache=self._cache, operators=self._operators, tap=tap, graft=graft)
+        fused.begin()
+        logits = forward(weights, ids, self._rope, cache=self._cache, operators=fused.operators)
+        fused.settle()
+        return logits
 
     def _replay(self, token: int) -> np.ndarray:
         """Run the recorded step; record it first when there is none."""
@@ -261,11 +273,38 @@ class CudaSession:
     def _warm_up(self) -> None:
         """Compile, load and record before the first prompt, not during it."""
         self._forward(self._token.repeat(2), None, None)
-        if self.options.graphs:
-            self._recorded = self._record()
+        try:
+            one_by_one = self._forward(self._token, None, None).clone()
+            self._cache.step_back()
+        except Exception as problem:  # Triton's compiler raises what it likes; torch's own operators serve
+            if self._kernels.word == "torch":
+                raise
+            word = f"torch (triton failed: {type(problem).__name__}: {_first_line(problem)})"
+            self._kernels = replace(_kernels_for(self._recipe, wanted=False), word=word)
+            self._operators = self._kernels.operators
+            self._make_cache(self._cache.capacity)
         else:
-            self._forward(self._token, None, None)
+            self._try_to_fuse(one_by_one)
+        if self.options.graphs and self._on_card:
+            self._recorded = self._record()
         self._cache.reset()
+
+    def _try_to_fuse(self, one_by_one: torch.Tensor) -> None:
+        """Take the fused step if it gives the very bits of the operators one by one; say so if not."""
+        if not self._kernels.fusible:
+            return
+        try:
+            self._fused = self._kernels.fused(self._cache)
+            together = self._forward(self._token, None, None)
+            self._cache.step_back()
+            same = torch.equal(one_by_one, together)
+        except Exception as problem:  # of a compiler or a driver: what is not fused still serves
+            same, word = False, f"{type(problem).__name__}: {_first_line(problem)}"
+        else:
+            word = "the bits differ"
+        if not same:
+            self._fused = None
+            self._kernels = replace(self._kernels, fusible=False, word=f"{self._kernels.word}, not fused ({word})")
 
     def _fetch(self, logits: torch.Tensor) -> np.ndarray:
         """Logits as float32 on the host; waits for the card at most `watchdog` seconds."""
@@ -294,7 +333,9 @@ class CudaSession:
     def _make_cache(self, capacity: int) -> None:
         weights = self._opened()
         self._recorded = None
-        self._cache = self._cache_type(self.spec, weights.device, weights.dtype, capacity)
+        self._cache = self._kernels.cache(self.spec, weights.device, weights.dtype, capacity)
+        if self._fused is not None:
+            self._fused = self._kernels.fused(self._cache)
         self._rope = self._recipe.rope(RopeTables.build(self.spec, capacity, weights.device, weights.dtype))
 
     @contextmanager
@@ -346,12 +387,37 @@ def _wait(done: Any, seconds: float) -> None:
             time.sleep(0.0005)
 
 
-def _with_kernels(operators: Operators, wanted: bool) -> tuple[Operators, type[DecodeCache], str]:
-    """Operators and cache with our kernels where they can be had, and a word on which it is."""
+@dataclass(frozen=True, slots=True)
+class _Kernels:
+    """What decodes: operators, the cache's type, whether steps may be fused, and a word on it for the facts."""
+
+    operators: Operators
+    cache: type[DecodeCache]
+    fusible: bool
+    word: str
+
+    def fused(self, cache: DecodeCache) -> FusedStep:
+        """The fused step over a cache of `self.cache`."""
+        from pv.backends.cuda_fused import FusedCache, FusedStep
+
+        if not isinstance(cache, FusedCache):
+            raise BackendError(BACKEND, f"expected a cache that a fused step can write, got {type(cache).__name__}")
+        return FusedStep(cache, self.operators)
+
+
+def _kernels_for(recipe: CudaRecipe, *, wanted: bool) -> _Kernels:
+    """Our kernels where they can be had; fused ones only in a session whose parts are all our own."""
     if not wanted:
-        return operators, DecodeCache, "torch"
+        return _Kernels(recipe.operators, recipe.cache(DecodeCache), False, "torch")
     try:
-        from pv.backends.cuda_kernels import KernelCache, decode_operators
+        from pv.backends.cuda_fused import FusedCache, fits
+        from pv.backends.cuda_kernels import decode_operators
     except ImportError as problem:
-        return operators, DecodeCache, f"torch (no triton: {problem})"
-    return decode_operators(operators), KernelCache, "triton"
+        return _Kernels(recipe.operators, recipe.cache(DecodeCache), False, f"torch (no triton: {problem})")
+    operators, cache = decode_operators(recipe.operators), recipe.cache(FusedCache)
+    return _Kernels(operators, cache, fits(operators) and cache is FusedCache, "triton")
+
+
+def interpreted() -> bool:
+    """Whether Triton runs its kernels on the CPU, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -61,7 +61,8 @@ def _rms_norm(x, gain, y, eps, H: tl.constexpr, BLOCK: tl.constexpr):
     value = tl.load(x + at, mask=at < H, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, axis=0) / H + eps)
     scaled = (value * scale).to(x.dtype.element_ty)  # rounded as the reference rounds it, before the gain
-    tl.store(y + at, tl.load(gain + at, mask=at < H, other=0.0) * scaled, mask=at < H)
+    product = tl.load(gain + at, mask=at < H, other=0.0).to(tl.float32) * scaled.to(tl.float32)
+    tl.store(y + at, product.to(y.dtype.element_ty), mask=at < H)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -69,12 +70,13 @@ def _rope(x, cos, sin, y, HALF: tl.constexpr, BLOCK: tl.constexpr):
     head = tl.program_id(0) * 2 * HALF
     at = tl.arange(0, BLOCK)
     inside = at < HALF
-    low = tl.load(x + head + at, mask=inside, other=0.0)
-    high = tl.load(x + head + HALF + at, mask=inside, other=0.0)
-    c = tl.load(cos + at, mask=inside, other=0.0)
-    s = tl.load(sin + at, mask=inside, other=0.0)
-    tl.store(y + head + at, low * c - high * s, mask=inside)
-    tl.store(y + head + HALF + at, high * c + low * s, mask=inside)
+    kind = y.dtype.element_ty
+    low = tl.load(x + head + at, mask=inside, other=0.0).to(tl.float32)
+    high = tl.load(x + head + HALF + at, mask=inside, other=0.0).to(tl.float32)
+    c = tl.load(cos + at, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(sin + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + head + at, (low * c - high * s).to(kind), mask=inside)
+    tl.store(y + head + HALF + at, (high * c + low * s).to(kind), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -135,6 +137,14 @@ def _context(
         value = tl.load(v + ((h // GROUP) * S + s)[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
         sums += weight[:, None] * value
     tl.store(out + h * D + d, tl.sum(sums, axis=0).to(out.dtype.element_ty), mask=d < D)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _silu(x, y, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + at, (value / (1.0 + tl.exp(-value))).to(y.dtype.element_ty), mask=inside)
 
 
 def matvec(x: torch.Tensor, w: torch.Tensor, cut: MatvecCut | None = None) -> torch.Tensor:
@@ -211,6 +221,15 @@ def context(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def silu(x: torch.Tensor) -> torch.Tensor:
+    """As the reference, one launch for one token, with the exponential that the fused step uses."""
+    if x.shape[:-1] != (1,) or not x.is_contiguous() or x.dtype == torch.float64:
+        return REFERENCE.silu(x)
+    y = torch.empty_like(x)
+    _silu[(triton.cdiv(x.numel(), 1024),)](x, y, x.numel(), 1024, num_warps=4)
+    return y
+
+
 def decode_operators(base: Operators = REFERENCE) -> Operators:
     """`base` with our kernels where the base still has the reference's own operator; a planted one is left alone."""
     ours: dict[str, Any] = {
@@ -220,6 +239,7 @@ def decode_operators(base: Operators = REFERENCE) -> Operators:
         "scores": scores,
         "softmax": softmax,
         "context": context,
+        "silu": silu,
     }
     return replace(base, **{n: f for n, f in ours.items() if getattr(base, n) is getattr(REFERENCE, n)})
 
