@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pv.contract.vocabulary import Status
-from pv.evidence.record import OracleRecord
+from pv.evidence.record import MeasurementRecord, OracleRecord, ThresholdRecord
 from pv.report import html
 from pv.report.story import Story
 from tests.report.pages import complaints, outline, packed, read
@@ -123,6 +123,22 @@ def test_a_claim_shows_cells_controls_history_series_and_reproducer(tree):
         "For DISCHARGED it lacks",
     ):
         assert expected in words
+
+
+@pytest.mark.parametrize(
+    ("op", "bound", "margin", "passed", "said"),
+    [
+        (">=", 0.99, 0.0099, True, "0.0099 (1 %)"),
+        ("<=", 0.01, -0.29, False, "-0.29 (-2,900 %)"),
+        (">", 0, 0.33, True, "0.33"),  # a share of nothing would be none
+        ("==", 4, 0, True, "exact"),
+        ("==", 4, -1, False, "-1 (-25 %)"),
+        (">=", 0.99, None, False, "none"),
+    ],
+)
+def test_a_margin_is_told_with_its_share_of_the_bound(op, bound, margin, passed, said):
+    measured = MeasurementRecord("m", 1.0, "1", 1, ThresholdRecord(op, bound), margin, passed)
+    assert html._margin_text(measured) == said
 
 
 def test_a_history_tells_retractions(tree):

@@ -22,7 +22,7 @@ def test_the_reds_come_first_with_measurement_stage_and_record(page):
     assert lines[0] == "### Contracts: 0+1 of 6 claims"
     assert "Ship `SHIP`: **20.0 %** (1 of 5); not there: `absent-v1`." in lines
     row = next(line for line in lines if line.startswith("| `FALSIFY-PARITY-001`"))
-    assert "`cosine = 0.41, expected >= 0.99`<br>`max_abs = 0.3, expected <= 0.01`<br>`stage ffn_up of layer 2`" in row
+    assert "`cosine = 0.41, expected >= 0.99`<br>`stage ffn_up of layer 2`" in row
     assert "'a planted defect' was not caught" in page
 
 

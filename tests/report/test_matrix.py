@@ -21,6 +21,11 @@ def test_a_place_is_the_lowest_rung_of_the_claims_that_require_it(story):
     assert places(found, "words-v1") == {CPU: "UNBOUND 0/1"}
 
 
+def test_where_claims_require_a_cell_those_alone_decide_it(made):
+    made.tell("FALSIFY-PARITY-002", {"seconds": 1.0}, cell=CUDA)  # which asks for no such cell
+    assert places(matrix(made.story.standing), "parity-v1")[CUDA] == "FALSIFIED 0/1"
+
+
 def test_claims_have_lines_of_their_own(story):
     found = matrix(story.standing, claims=True)
     assert [line.name for line in found.lines][:2] == ["FALSIFY-PARITY-001", "FALSIFY-PARITY-002"]

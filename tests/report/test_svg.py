@@ -28,6 +28,10 @@ def test_a_scale_keeps_order_and_stays_within_its_ends(values, probe, zero):
     assert places == sorted(places)
 
 
+def test_what_is_no_number_moves_no_scale():
+    assert svg.scale([1.0, inf, nan, 3.0, -inf]) == svg.scale([1.0, 3.0])
+
+
 def test_figures_of_many_sizes_are_on_a_logarithmic_scale():
     over = svg.scale([1e-7, 1e-3, 1e-1])
     assert over.logarithmic

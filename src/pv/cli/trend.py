@@ -68,9 +68,10 @@ def _holders(project: Project, claim_id: str) -> list[Contract]:
 def _trend(project: Project, contract: Contract, claim_id: str) -> Trend:
     from pv.evidence.ledger import Ledger
     from pv.report import trend as of
+    from pv.report.story import Reader
 
     ledger = Ledger.open(project, None)
     claim = contract.claim(claim_id)
     summaries = ledger.records_of(contract, claim) if claim else []
     counting = [s for s in summaries if not s.invalidates and s.digest not in ledger.retractions]
-    return of.Trend(contract.id, claim_id, of.series_of(ledger.store.read(summary) for summary in counting))
+    return of.Trend(contract.id, claim_id, of.series_of(filter(None, map(Reader(ledger), counting))))

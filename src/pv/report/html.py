@@ -292,12 +292,12 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def _margin_text(measured: MeasurementRecord) -> str:
-    """`0.0099 (1 %)`; `exact` where a value is the very one that was asked for."""
+    """`0.0099 (1 %)`, of the bound; `exact` where a value is the very one that was asked for."""
     if measured.margin is None:
         return "none"
     if measured.threshold and measured.threshold.op == "==" and measured.passed:
         return "exact"
-    share = relative_margin(measured)
+    share = relative_margin(measured) if measured.threshold and measured.threshold.value != 0 else None
     percent = "" if share is None else f" ({100 * share:,.0f} %)" if abs(share) >= 1 else f" ({100 * share:.3g} %)"
     return f"{number_text(measured.margin)}{percent}"
 

@@ -110,6 +110,12 @@ class ClaimStory:
         return tuple(cell for cell in self.cells if cell.red)
 
     @property
+    def first_look(self) -> tuple[CellStory, ...]:
+        """The cells to show unfolded: the red ones, else the first with a record, else the first."""
+        told = [cell for cell in self.cells if cell.record]
+        return self.red or tuple((told or self.cells)[:1])
+
+    @property
     def blockers(self) -> dict[str, list[str]]:
         """What is absent -> the cells that wait for it."""
         found: dict[str, list[str]] = {name: [] for name in self.claim.blocked_on}
@@ -248,7 +254,7 @@ def _claim(ledger: Ledger, checks: Checks, contract: Contract, one: ClaimStandin
     summaries = ledger.records_of(contract, one.claim)
     undone = ledger.retractions
     counting = [s for s in summaries if not s.invalidates and s.digest not in undone]
-    read = _Reader(ledger)
+    read = Reader(ledger)
     several = len({s.cell for s in counting}) < len(counting)
     return ClaimStory(
         contract_id=contract.id,
@@ -286,7 +292,7 @@ def _shown(state: CellState, counting: Sequence[Summary]) -> Summary | None:
     return next((s for s in here if s.digest == state.head), here[-1] if here else None)
 
 
-class _Reader:
+class Reader:
     """Reads each record once. One that vanished or was changed since the index was made counts as absent."""
 
     def __init__(self, ledger: Ledger) -> None:
