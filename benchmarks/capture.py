@@ -2,7 +2,7 @@
 
 The copy is what anybody pays who keeps these tensors: each file created, written and closed, nothing hashed or checked.
 
-`python benchmarks/capture.py [--shape 28-small] [--tokens 64] [--threads 1]` prints a table; exit 1 when a median ratio
+`python benchmarks/capture.py [--shape 0.5b] [--tokens 64] [--threads 1]` prints a table; exit 1 when a median ratio
 of capture / (forward + copy) exceeds 1.3.
 """
 
@@ -53,14 +53,14 @@ class Row:
 def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", action="append", help="named shape; repeatable (28-small, 0.5b)")
+    parser.add_argument("--shape", action="append", help="named shape; repeatable (tiny, 28-small, 0.5b)")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = [measure(shape, options.tokens, options.rounds) for shape in options.shape or ["28-small", "0.5b"]]
+    rows = [measure(shape, options.tokens, options.rounds) for shape in options.shape or ["tiny", "28-small", "0.5b"]]
     if options.json:
         print(json.dumps([asdict(row) for row in rows]))
     else:

@@ -30,7 +30,6 @@ MAGIC = b"APRT"
 WHOLE_MODEL = 0xFFFFFFFF
 HEADER = struct.Struct("<4sII")
 MAX_COUNT = 0xFFFFFFFF
-_CHUNK = 1 << 20  # bytes handed to the hash and to the system at once
 
 
 class AprtError(ValueError):
@@ -135,25 +134,46 @@ def write_aprt(path: os.PathLike[str] | str, layer: int | None, values: NDArray[
     """
     target = Path(path)
     with _appearing(target) as partial:
-        written = write_new(partial, layer, values)
-    return written._replace(path=target)
+        content = write_new(partial, layer, values)
+    return Written(target, content.size, content.sha256())
 
 
-def write_new(path: os.PathLike[str] | str, layer: int | None, values: NDArray[np.float32]) -> Written:
-    """Like `write_aprt`, straight under a name that is not taken: for a folder that nobody reads before it is done."""
+def write_new(path: os.PathLike[str] | str, layer: int | None, values: NDArray[np.float32]) -> Content:
+    """Like `write_aprt`, straight under a name that is not taken: for a folder that nobody reads before it is done.
+
+    Returns what was written, not yet hashed.
+    """
     if values.dtype != np.float32:
         raise AprtError(path, f"expected float32 values, got {values.dtype}")
     try:
         header = encode_header(layer, values.size)
     except ValueError as error:
         raise AprtError(path, str(error)) from None
-    flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
+    content = Content(header, np.ascontiguousarray(values, dtype="<f4").reshape(-1))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        digest = _write_hashed(descriptor, header, flat)
+        _write_all(descriptor, header, content.values.data.cast("B"))
     finally:
         os.close(descriptor)
-    return Written(Path(path), HEADER.size + flat.nbytes, digest)
+    return content
+
+
+class Content(NamedTuple):
+    """The bytes of a file: its header, then its values, flat and contiguous."""
+
+    header: bytes
+    values: NDArray[np.float32]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.header) + self.values.nbytes
+
+    def sha256(self) -> str:
+        """sha256 of the file's bytes, in hex. Lets other threads run meanwhile."""
+        digest = hashlib.sha256(self.header)
+        digest.update(self.values.data.cast("B"))
+        return digest.hexdigest()
 
 
 def sha256_of(path: os.PathLike[str] | str) -> str:
@@ -162,24 +182,12 @@ def sha256_of(path: os.PathLike[str] | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_hashed(descriptor: int, header: bytes, flat: NDArray[np.float32]) -> str:
-    digest = hashlib.sha256(header)
-    view = flat.data.cast("B")
-    if len(view) <= _CHUNK:
-        digest.update(view)
-        _write_all(descriptor, memoryview(header + bytes(view)))  # one call for a small file
-        return digest.hexdigest()
-    _write_all(descriptor, memoryview(header))
-    for start in range(0, len(view), _CHUNK):  # a chunk is hashed while it is still in the cache
-        chunk = view[start : start + _CHUNK]
-        digest.update(chunk)
-        _write_all(descriptor, chunk)
-    return digest.hexdigest()
-
-
-def _write_all(descriptor: int, view: memoryview) -> None:
+def _write_all(descriptor: int, header: bytes, view: memoryview) -> None:
     """Every byte or an OSError: on a nearly full disk the system may take only a part."""
-    done = 0
+    done = os.writev(descriptor, [header, view]) if hasattr(os, "writev") else os.write(descriptor, header)
+    while done < len(header):
+        done += os.write(descriptor, header[done:])
+    done -= len(header)
     while done < len(view):
         done += os.write(descriptor, view[done:])
 

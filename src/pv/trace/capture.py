@@ -1,7 +1,7 @@
 """A session, tokens and a plan -> a complete capture on disk, or none at all.
 
 Capture happens inside the forward that serves tokens: a tap receives copies and writes them away one at a time, so
-logits are the same with it and without it, and memory grows by one tensor. Everything is written to a
+logits are the same with it and without it, and memory grows by a few tensors. Everything is written to a
 folder beside the target, the manifest last, and then takes the target's name; a full disk, an error or a kill leaves no
 folder that passes for a capture. (Nothing is forced to the platter: what a power failure tears is refused by its size
 or its sha256.)
@@ -13,8 +13,10 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 
 from pv.model.stages import Stage
 from pv.trace import manifest as manifests
-from pv.trace.aprt import AprtError, open_aprt, write_new
+from pv.trace.aprt import AprtError, Content, open_aprt, write_new
 from pv.trace.manifest import CaptureError, FileEntry, Manifest, WriteError
 from pv.trace.plan import ExpectedFile, Plan, refuse_oversized_maps
 from pv.trace.stages import ATTENTION_MAPS, LAYOUTS, file_layer, file_path
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pv.model.spec import ModelSpec
 
 Progress = Callable[[int, int, str], None]  # files done, files in all, the file just written
+_BATCH = 1 << 20  # bytes that are hashed together: handing each small tensor over would cost more than hashing it
 _FINGERPRINT = 1024  # values at either end that decide whether two layers' files are compared in full
 
 
@@ -72,6 +75,7 @@ class CaptureWriter:
         self._written: dict[str, FileEntry] = {}
         self._ends: dict[str, bytes] = {}
         self._made: set[str] = set()
+        self._digests = _Digests()
         self._progress = progress
 
     def tap(self, step: int | None = None) -> CaptureTap:
@@ -101,7 +105,8 @@ class CaptureWriter:
             raise CaptureError(
                 f"incomplete: the forward did not give {missing[0]} ({len(missing)} of {len(self._expected)} missing)"
             )
-        files = tuple(self._written[file.path] for file in self._expected.values())
+        digests = self._digests.all()
+        files = tuple(replace(self._written[file.path], sha256=digests[file.path]) for file in self._expected.values())
         manifest = Manifest(
             **{name: getattr(origin, name) for name in Origin.__slots__},
             tokens=tuple(tokens),
@@ -120,15 +125,16 @@ class CaptureWriter:
         if (parent := os.path.dirname(target)) not in self._made:
             os.makedirs(parent, exist_ok=True)
             self._made.add(parent)
-        written = write_new(target, expected.layer, values)
-        flat = values.reshape(-1)
+        content = write_new(target, expected.layer, values)
+        self._digests.add(expected.path, content)
+        flat = content.values
         self._ends[expected.path] = flat[:_FINGERPRINT].tobytes() + flat[-_FINGERPRINT:].tobytes()
         first = 0 if expected.step is None else self._prompt + expected.step - 1
         last = self._prompt + (expected.step or 0)
         nan, infinite = _count_not_finite(flat)
         return FileEntry(
             expected.path, expected.stage, expected.layer, expected.step, expected.shape, LAYOUTS[expected.stage],
-            last - 1 if expected.stage is Stage.LM_HEAD else first, last, written.size, written.sha256, nan, infinite,
+            last - 1 if expected.stage is Stage.LM_HEAD else first, last, content.size, "", nan, infinite,
         )  # fmt: skip
 
     def _identical(self, files: Sequence[FileEntry]) -> Iterator[str]:
@@ -144,6 +150,36 @@ class CaptureWriter:
     def _same_values(self, one: FileEntry, other: FileEntry) -> bool:
         a, b = (open_aprt(self._folder / entry.path).values.view(np.uint32) for entry in (one, other))
         return bool(np.array_equal(a, b))
+
+
+class _Digests:
+    """sha256 of what was written, taken in a thread while the forward goes on; at most a few batches wait."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "pv-sha256")
+        self._batch: list[tuple[str, Content]] = []
+        self._running: deque[Future[dict[str, str]]] = deque()
+        self._done: dict[str, str] = {}
+
+    def add(self, path: str, content: Content) -> None:
+        """Take a file on. Waits for an earlier batch when two are under way."""
+        self._batch.append((path, content))
+        if sum(one.size for _, one in self._batch) >= _BATCH:
+            self._start()
+
+    def all(self) -> dict[str, str]:
+        """Path -> sha256, of all that was added."""
+        self._start()
+        while self._running:
+            self._done |= self._running.popleft().result()
+        self._thread.shutdown()
+        return self._done
+
+    def _start(self) -> None:
+        while len(self._running) > 1:
+            self._done |= self._running.popleft().result()
+        batch, self._batch = self._batch, []
+        self._running.append(self._thread.submit(lambda: {path: content.sha256() for path, content in batch}))
 
 
 class CaptureTap:
