@@ -80,7 +80,7 @@ def test_from_a_red_row_to_the_guilty_measurement_and_stage_in_one_click(page):
     assert page.run("document.querySelector('details.cell[open] tr.broken').innerText").startswith("cosine")
     words = page.run(f"document.getElementById('{RED}').innerText")
     assert "ffn_up of layer 2" in words
-    assert page.run("document.activeElement.tagName") == "SUMMARY"
+    page.wait("document.activeElement.tagName === 'SUMMARY'")  # the focus follows, a moment after what is seen
     assert page.run("document.activeElement.closest('details').id").startswith(f"{RED}.rec-")
 
 
