@@ -73,6 +73,7 @@ def steps(out: Path) -> dict[str, list[Step]]:
                 for device in ("cpu", "cuda", "vulkan")
             ),
             Step("falsify 7b", [*PV, "falsify", *OURS, "--subject", "synthetic:7b", "--allow-blocked"], 200),
+            Step("falsify slots", [*PV, "falsify", "--id", "FALSIFY-SUB-FFN-004", "--allow-blocked"], 90),
             Step("export", [*PV, "evidence", "export", str(out / "records.zip")], 60),
         ],
         "power": [
