@@ -21,12 +21,17 @@ def evidence() -> None:
     """Show, export, import and prune evidence records."""
 
 
+def _digits(record: str) -> str:
+    """The digits that name a record: of `…/20261120T135014Z-d557e8097492.json`, the last twelve; else as given."""
+    return Path(record).stem.rpartition("-")[2] if record.endswith(".json") else record
+
+
 @evidence.command()
 @click.argument("record")
 @click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--log", is_flag=True, help="Print the log too, where it was kept.")
 def show(record: str, output_format: str, log: bool) -> int:
-    """Show RECORD (its digest, or 12 digits of it): prediction, observation, figures, planted defects, reproducer.
+    """Show RECORD (its digest, 12 digits of it, or its file): prediction, observation, figures, defects, reproducer.
 
     \b
     Example
@@ -38,9 +43,9 @@ def show(record: str, output_format: str, log: bool) -> int:
     from pv.report import terminal
 
     store = _store(project_here())
-    found = store.get(record)
+    found = store.get(_digits(record))
     if found is None:
-        raise click.UsageError(f"expected the digest of one record (12 digits or more), found {record!r}")
+        raise click.UsageError(f"expected one record (its digest, 12 digits of it, or its file), found {record!r}")
     if output_format == "json":
         click.echo(to_bytes(found))
         return ExitCode.OK
