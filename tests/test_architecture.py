@@ -103,7 +103,9 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("command", [["--help"], ["validate", "contracts"], ["status"], ["list"], ["verify"], ["settle", "--check"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["validate", "contracts"], ["status"], ["list"], ["verify"], ["settle", "--check"]]
+)
 def test_contract_commands_load_nothing_heavy(command):
     loaded = loaded_after(*command)
     assert "click" in loaded  # the probe itself works
