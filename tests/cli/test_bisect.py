@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +19,10 @@ NANO = SHAPES["nano"]
 
 
 def run(*arguments: object, command=bisect):
-    return CliRunner().invoke(command, [str(a) for a in arguments])
+    """Call the command as the shell would, its own command line included: the replay line is made from it."""
+    words = [str(argument) for argument in arguments]
+    with patch.object(sys, "argv", ["pv", command.name, *words]):
+        return CliRunner().invoke(command, words)
 
 
 @pytest.fixture(scope="module")
