@@ -176,6 +176,17 @@ def test_no_contract_and_no_check_are_no_success(house, pv):
     assert sections(ran)["checks"] == "failed"
 
 
+def test_contracts_of_a_project_inside_are_not_this_ones(earned, pv):
+    inner = earned.root / "examples/one/contracts"
+    inner.mkdir(parents=True)
+    text = (earned.root / "contracts/x-v1.yaml").read_text()
+    (inner / "y-v1.yaml").write_text(text.replace("FALSIFY-X-001", "FALSIFY-Y-001"))
+    commit(earned)
+    ran = pv("gate", "--against", "HEAD", "--no-run", "--output-format", "json")
+    assert "PV476" not in codes(ran)
+    assert "1 contract at HEAD compared" in ran.out
+
+
 def test_a_reference_that_is_not_there_is_a_wrong_call(earned, pv):
     ran = pv("gate", "--against", "nonsense", "--no-run")
     assert ran.code == 2

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,15 @@ def _paths_at(project: Project, reference: str) -> list[Path]:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise RevisionError(f"git cannot read {reference!r}: {said[-1] if said else 'no reason given'}")
     names = [Path(name.decode("utf-8", "surrogateescape")) for name in done.stdout.split(b"\0") if name]
-    return [project.root / name for name in names if any(name.match(pattern) for pattern in project.contracts)]
+    return [project.root / name for name in names if any(_matches(name, pattern) for pattern in project.contracts)]
+
+
+def _matches(name: Path, pattern: str) -> bool:
+    """Whether a path from the root is one that the glob finds. (`Path.match` looks at the end of a path alone.)"""
+    if "**" in pattern:
+        return fnmatchcase(name.as_posix(), pattern.replace("**/", "*"))
+    parts = Path(pattern).parts
+    return len(parts) == len(name.parts) and all(map(fnmatchcase, name.parts, parts))
 
 
 def _grown(old: Contract, new: Loaded) -> Iterator[Diagnostic]:
