@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -37,6 +38,13 @@ def everything() -> type[Everything]:
     return Everything
 
 
+def _absent(what: str) -> NoReturn:
+    """Skip aloud; where a machine with a GPU is promised (`make test-gpu`), fail."""
+    if os.environ.get("PV_REQUIRE_GPU"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
 @pytest.fixture(scope="session")
 def vulkan() -> None:
     """A Vulkan adapter for the wgpu backend: the software one where there is one, else a card; or skip aloud."""
@@ -45,7 +53,7 @@ def vulkan() -> None:
     try:
         classes = {facts_of(adapter).device_class for adapter in vulkan_adapters()}
     except BackendError as absent:
-        pytest.skip(f"no Vulkan here: {absent}")
+        _absent(f"no Vulkan here: {absent}")
     if not classes:
-        pytest.skip("no Vulkan adapter here; scripts/install-vulkan.sh brings a software one")
+        _absent("no Vulkan adapter here; scripts/install-vulkan.sh brings a software one")
     os.environ["PV_WGPU_ADAPTER"] = "software" if "vulkan-sw" in classes else "hardware"
