@@ -4,8 +4,8 @@
 
 Each row is `pv distill`'s own training under torch's launcher (`torchrun`), on made-up rows of Zipf-distributed tokens:
 
-- strong: the recipe's batch (128 rows of 512 tokens), shared by N processes. The losses of every step and the validation
-  loss are compared with those of one process: the same training, up to the order of sums in bfloat16.
+- strong: the recipe's batch (128 rows of 512 tokens), shared by N processes. The losses of every step and the
+  validation loss are compared with those of one process: the same training, up to the order of sums in bfloat16.
 - weak: 128 rows for each process. Another training, so only its speed is told.
 
 The rate is taken between looks at the loss (every ten steps on a card, each waits for the device), from the second look
