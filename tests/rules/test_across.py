@@ -93,6 +93,19 @@ def test_a_scope_that_counts_what_does_not_exist(together):
     assert together({"a": named("a")}, scopes=scopes) == [], "only when all contracts were looked at"
 
 
+def test_a_former_name_that_another_contract_has_or_had(together):
+    def formerly(stem: str, names: str) -> str:
+        return named(stem).replace("  references:", f"  formerly: {names}\n  references:")
+
+    assert together({"a": named("a"), "b": formerly("b", "[old-v1, b]")}) == []
+    assert [each[:3] for each in together({"a": named("a"), "b": formerly("b", "[old-v1, a]")})] == [
+        ("PV707", "b.yaml", 7)
+    ]
+    found = together({"b": formerly("b", "[old-v1]"), "c": formerly("c", "[old-v1]")})
+    assert [each[:2] for each in found] == [("PV707", "c.yaml")]
+    assert "which b.yaml says it had" in found[0][3]
+
+
 def test_weights_by_profile_and_ignored_codes(together, project):
     texts = {"a": named("a"), "b": named("b", "[zebra]")}
     assert [each[0] for each in together(texts, profile=Profile.STRICT)] == ["PV702"]

@@ -70,7 +70,7 @@ class Claim:
     `loc` is its place in the file, for instance `("falsification_tests", 4)`. `status` is None when nothing is written
     or the word is not one of ours; `status_text` keeps the word as written, and `status_loc` where it stands (the entry
     itself or its `algorithm_evidence`). The three evidence blocks are the data as written, or None. `data` is the whole
-    entry.
+    entry. `formerly` are the ids that the claim had before, its first one first: a rename changes no claim.
     """
 
     id: str
@@ -97,7 +97,18 @@ class Claim:
     algorithm_evidence: Any = None
     functional_evidence: Any = None
     discharge_evidence: Any = None
+    formerly: tuple[str, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def first_id(self) -> str:
+        """The id under which the claim was first made: what digests name it by, whatever it is called today."""
+        return self.formerly[0] if self.formerly else self.id
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Its id, then every one that it had before."""
+        return tuple(dict.fromkeys((self.id, *self.formerly)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +128,7 @@ class Metadata:
     """The head of a contract. `version` is the source text of the scalar; `kind` is the effective kind.
 
     `kind_written` is False where the file names no kind and is judged `kernel`. `changelog` is the data as written: it
-    has seven shapes in real files.
+    has seven shapes in real files. `formerly` are the stems that the file had before, its first one first.
     """
 
     version: str
@@ -129,6 +140,7 @@ class Metadata:
     references: tuple[str, ...]
     created: str | None
     changelog: Any
+    formerly: tuple[str, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -170,6 +182,19 @@ class Contract:
         """The claim with this id, or None."""
         return self._by_id.get(claim_id)
 
+    def claim_known_as(self, claim_id: str) -> Claim | None:
+        """The claim that has this id, else the one that had it before it was renamed; None where neither is."""
+        return self._by_id.get(claim_id) or self._by_former_id.get(claim_id)
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """The file's stem, then every one that it had before."""
+        return tuple(dict.fromkeys((self.id, *self.metadata.formerly)))
+
+    @cached_property
+    def _by_former_id(self) -> Mapping[str, Claim]:
+        return {name: claim for claim in reversed(self.claims) for name in claim.formerly}
+
     @cached_property
     def _by_id(self) -> Mapping[str, Claim]:
         return {claim.id: claim for claim in reversed(self.claims)}
@@ -197,6 +222,7 @@ def contract_of(stem: str, path: Path, data: Mapping[str, Any], version: str | N
         references=texts_of(head.get("references")),
         created=optional_text(head.get("created")),
         changelog=head.get("changelog", data.get("changelog")),
+        formerly=texts_of(head.get("formerly")),
         data=head,
     )
     return Contract(id=stem, path=path, metadata=metadata, data=data)
@@ -340,6 +366,7 @@ def _common(entry: Mapping[str, Any], loc: Loc) -> dict[str, Any]:
         "algorithm_evidence": algorithm,
         "functional_evidence": entry.get("functional_evidence"),
         "discharge_evidence": entry.get("discharge_evidence"),
+        "formerly": texts_of(entry.get("formerly")),
         "data": entry,
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ class ChangeKind(StrEnum):
     REMOVED = "removed"
     TIGHTENED = "tightened"
     LOOSENED = "loosened"
+    RENAMED = "renamed"  # the same promise under another name
     STATUS = "status"
     EVIDENCE = "evidence"
     CLARIFIED = "clarified"  # part of the claim, and neither weaker nor stronger for it
@@ -194,8 +195,17 @@ def _metadata(old: Contract, new: Contract) -> Iterator[Change]:
     yield Change(ChangeKind.STATUS, "metadata", "status", before.status or "", after.status or "")
     yield Change(ChangeKind.LOOSENED, "metadata", "kind", before.kind, after.kind)  # it decides which rules hold
     yield from _lists("metadata", "depends_on", before.depends_on, after.depends_on, ChangeKind.CLARIFIED)
-    told = {"version", "status", "kind", "registry", "depends_on", "changelog"}
+    yield from _file_name(old, new)
+    told = {"version", "status", "kind", "registry", "depends_on", "changelog", "formerly"}
     yield from _rest("metadata", before.data, after.data, told, ChangeKind.PROSE)
+
+
+def _file_name(old: Contract, new: Contract) -> Iterator[Change]:
+    """A contract goes by its stem; one that says what it was called before is the same contract."""
+    if old.id != new.id and old.id in new.metadata.formerly:
+        yield Change(ChangeKind.RENAMED, "metadata", "file", old.id, new.id)
+    else:
+        yield from _lists("metadata", "formerly", old.metadata.formerly, new.metadata.formerly, ChangeKind.CLARIFIED)
 
 
 def _equations(old: Contract, new: Contract) -> Iterator[Change]:
@@ -259,14 +269,32 @@ def _obligation(subject: str, old: Obligation, new: Obligation) -> Iterator[Chan
 def _claims(old: Contract, new: Contract) -> Iterator[Change]:
     before = {claim.id: claim for claim in old.claims}
     after = {claim.id: claim for claim in new.claims}
+    names = {former: claim_id for claim_id, former in _renames(before, after)}
     for claim_id, claim in before.items():
-        if claim_id not in after:
+        if names.get(claim_id, claim_id) not in after:
             yield Change(ChangeKind.REMOVED, claim_id, claim.family, claim_id, "")
+    former_of = {claim_id: former for former, claim_id in names.items()}
     for claim_id, claim in after.items():
-        if claim_id in before:
-            yield from _claim(before[claim_id], claim)
-        else:
+        former = former_of.get(claim_id, claim_id)
+        if former not in before:
             yield Change(ChangeKind.ADDED, claim_id, claim.family, "", claim_id)
+            continue
+        if former == claim_id:
+            yield from _lists(claim_id, "formerly", before[former].formerly, claim.formerly, ChangeKind.CLARIFIED)
+        else:
+            yield Change(ChangeKind.RENAMED, claim_id, "id", former, claim_id)
+        waited_for = tuple(names.get(name, name) for name in before[former].precondition)
+        yield from _claim(replace(before[former], precondition=waited_for), claim)
+
+
+def _renames(before: Mapping[str, Claim], after: Mapping[str, Claim]) -> Iterator[tuple[str, str]]:
+    """(id now, id before) of every claim that says it had that id, where nobody has it any more."""
+    taken: set[str] = set()
+    for claim_id, claim in after.items():
+        known = [name for name in claim.formerly if name in before and name not in after and name not in taken]
+        if claim_id not in before and known:
+            taken.add(known[-1])
+            yield claim_id, known[-1]
 
 
 _WEIGHED = frozenset(
@@ -289,6 +317,7 @@ _WEIGHED = frozenset(
         "algorithm_evidence",
         "functional_evidence",
         "discharge_evidence",
+        "formerly",
         "strategy",
         "property",
         "obligation",

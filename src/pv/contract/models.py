@@ -143,6 +143,7 @@ class MetadataShape(Shape):
     proved_type: Text | None = None
     status: Any = None
     changelog: Any = None
+    formerly: OneOrMany = Field(NOTHING, description="written by `pv mv`: the stems that the file had before")
 
 
 class TensorShape(Shape):
@@ -298,6 +299,7 @@ class Entry(Shape):
     thresholds: dict[str, ThresholdShape] = Field(NOTHING, description="one bound for each measurement of the check")
     cost: Literal["quick", "slow", "device", "operator"] = Field("quick", description="when the check is run")
 
+    formerly: OneOrMany = Field(NOTHING, description="written by `pv mv`: the ids that the claim had before")
     status: StatusWord = Field(None, description="written by pv: the rung that the runs earned")
     last_verified: Any = Field(None, description="written by pv: the day of the last run that counts")
     evidence: Any = Field(None, description="written by pv: one record for each cell, by digest")

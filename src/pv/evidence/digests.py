@@ -4,6 +4,7 @@ The digest is the sha256 of the RFC 8785 form of `claim_meaning`. In it: id, fam
 binds to (with the formula, domain and tolerances of a bound equation, and the formal text of a bound obligation: they
 are the mathematics of the claim), required cells and oracle, preconditions, blockers, thresholds, cost, bound. Not in
 it: status, dates, evidence, version, `rule`, `if_fails`, `known_failing`, a threshold's `source`, and all prose around.
+A claim stands in it under the id that it was first made with (`formerly`), so that a rename leaves the digest alone.
 Numbers count by value (1, 1.0 and 1e0 are one number), texts without regard to line breaks, lists as sets.
 """
 
@@ -36,7 +37,7 @@ def claim_meaning(contract: Contract, claim: Claim) -> dict[str, Any]:
     """The object behind the digest."""
     return {
         "form": CLAIM_FORM,
-        "id": claim.id,
+        "id": claim.first_id,
         "family": claim.family,
         "claim": claim.claim.value,
         "prediction": _squeezed(claim.prediction),
@@ -45,12 +46,17 @@ def claim_meaning(contract: Contract, claim: Claim) -> dict[str, Any]:
             "cells": [list(cell) for cell in sorted({(c.device.value, c.subject) for c in claim.required_cells})],
             "oracle": claim.oracle,
         },
-        "precondition": sorted(set(claim.precondition)),
+        "precondition": sorted({_first_id(contract, name) for name in claim.precondition}),
         "blockedOn": sorted(set(claim.blocked_on)),
         "thresholds": {name: _threshold(threshold) for name, threshold in claim.thresholds.items()},
         "cost": claim.cost.value,
         "bound": None if claim.bound is None else number(claim.bound),
     }
+
+
+def _first_id(contract: Contract, claim_id: str) -> str:
+    claim = contract.claim(claim_id)
+    return claim.first_id if claim else claim_id
 
 
 def closure_digest(files: Iterable[FileDigest]) -> str:

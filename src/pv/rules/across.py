@@ -182,6 +182,27 @@ def unknown_scopes(corpus: Corpus) -> Iterator[Placed]:
                 )
 
 
+def former_stems(corpus: Corpus) -> Iterator[Placed]:
+    """A contract says that it had a name which another one has now, or says that it had."""
+    had: dict[str, Outline] = {}
+    for outline in corpus.outlines:
+        for index, name in enumerate(outline.formerly):
+            other = had.setdefault(name, outline)
+            taken = name != outline.stem and corpus.stems.have(name, outline.display)
+            if taken or other is not outline:
+                whose = "which another contract has now" if taken else f"which {other.display} says it had"
+                yield Placed(
+                    outline,
+                    Finding(
+                        ("metadata", "formerly", index),
+                        f"`formerly` names `{name}`, {whose}: its records would count for both",
+                        expected="a name that no contract has",
+                        found=f"`{name}`",
+                        help="remove it here, or rename the other with `pv mv`",
+                    ),
+                )
+
+
 def stem_of(name: str) -> str:
     """`contracts/x-v1.yaml`, `x-v1.yaml` and `x-v1` name one contract."""
     last = name.rsplit("/", 1)[-1]

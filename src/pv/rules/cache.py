@@ -151,7 +151,7 @@ def _written(found: Remembered) -> list[Any]:
 
 
 def _remembered(written: list[Any], display: str, stem: str) -> Remembered:
-    (artifact, claims, depends_on, equations, bindings), diagnostics, suppressed, places = written
+    (artifact, claims, depends_on, equations, bindings, formerly), diagnostics, suppressed, places = written
     outline = Outline(
         display,
         stem,
@@ -160,6 +160,7 @@ def _remembered(written: list[Any], display: str, stem: str) -> Remembered:
         tuple(depends_on),
         tuple(equations),
         tuple((contract, equation) for contract, equation in bindings),
+        tuple(formerly),
     )
     return Remembered(
         outline,

@@ -28,6 +28,7 @@ class Outline(NamedTuple):
     depends_on: tuple[str, ...] = ()
     equations: tuple[str, ...] = ()
     bindings: tuple[tuple[str, str], ...] = ()  # (contract, equation) of a binding registry
+    formerly: tuple[str, ...] = ()
 
 
 def outline_of(loaded: Loaded) -> Outline:
@@ -43,6 +44,7 @@ def outline_of(loaded: Loaded) -> Outline:
         depends_on=texts_of(dependencies) if isinstance(dependencies, list) else (),
         equations=tuple(equation_names(data.get("equations"))),
         bindings=tuple(_bindings(data)) if loaded.artifact == "binding" else (),
+        formerly=texts_of(metadata.get("formerly")) if isinstance(metadata, dict) else (),
     )
 
 

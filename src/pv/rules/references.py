@@ -118,6 +118,43 @@ def unknown_subjects(view: View) -> Iterator[Finding]:
                 )
 
 
+def former_names(view: View) -> Iterator[Finding]:
+    """A former id belongs to one claim: nobody has it now, and nobody else had it; likewise a former file name."""
+    ids = {entry["id"] for _, entry in view.claims if isinstance(entry.get("id"), str)}
+    had: dict[str, str] = {}
+    for loc, entry in view.own:
+        own = text(entry, "id")
+        seen: set[str] = set()
+        for place, name in _each(entry.get("formerly"), (*loc, "formerly")):
+            if name in seen:
+                yield _twice(place, name)
+            elif name in ids and name != own:
+                yield _not_former(place, name, "which another claim of this file has now")
+            elif had.setdefault(name, own) != own:
+                yield _not_former(place, name, f"which {had[name]} says it had")
+            seen.add(name)
+    stems = list(_each(view.metadata.get("formerly"), ("metadata", "formerly")))
+    for index, (place, name) in enumerate(stems):
+        if name in [earlier for _, earlier in stems[:index]]:
+            yield _twice(place, name)
+
+
+def _twice(place: Loc, name: str) -> Finding:
+    return Finding(
+        place, f"`{name}` stands twice in `formerly`", expected="each once", found=f"`{name}`", help="remove one"
+    )
+
+
+def _not_former(place: Loc, name: str, whose: str) -> Finding:
+    return Finding(
+        place,
+        f"`formerly` names `{name}`, {whose}: its records would count for both",
+        expected="an id that no claim of this file has",
+        found=f"`{name}`",
+        help="remove it here, or rename the other with `pv mv`",
+    )
+
+
 def _digits(word: str) -> str:
     return "".join(letter for letter in word if letter.isdigit())
 

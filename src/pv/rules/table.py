@@ -245,7 +245,7 @@ RULES: tuple[Rule, ...] = (
         "PV218",
         "an id outside the convention",
         "`FALSIFY-<TOPIC>-<NNN>` and `KH-<TOPIC>-<NNN>` can be found in any text, and say what they are.",
-        "Rename it before it has evidence; afterwards a rename is a removal and an addition.",
+        "Rename it: `pv mv OLD NEW` carries its evidence along.",
         WARNING,
         OFF,
         check=shape_rules.id_convention,
@@ -493,6 +493,16 @@ RULES: tuple[Rule, ...] = (
         WARNING,
         check=references.unknown_subjects,
         fields=("requires",),
+    ),
+    Rule(
+        "PV308",
+        "a former name that somebody else has",
+        "`formerly` carries the records of an old id or file name to a new one. A name that another claim has, or had, "
+        "would count one record twice.",
+        "Remove it there, or rename the other with `pv mv`.",
+        ERROR,
+        ERROR,
+        check=references.former_names,
     ),
     Rule(
         "PV311",
@@ -889,6 +899,16 @@ RULES: tuple[Rule, ...] = (
         Scope.CORPUS,
         suppressible=False,
     ),
+    Rule(
+        "PV707",
+        "a former file name that another contract has",
+        "`metadata.formerly` carries the records of the old name; beside a contract that has the name now, they would "
+        "count for both.",
+        "Remove it from `metadata.formerly`, or rename the other with `pv mv`.",
+        ERROR,
+        ERROR,
+        Scope.CORPUS,
+    ),
 )
 
 BY_CODE: Mapping[str, Rule] = {rule.code: rule for rule in RULES}
@@ -901,6 +921,7 @@ CORPUS_CHECKS: Mapping[str, Callable[[Corpus], Iterator[across.Placed]]] = {
     "PV704": across.shared_stems,
     "PV705": across.unknown_bindings,
     "PV706": across.unknown_scopes,
+    "PV707": across.former_stems,
 }
 HISTORY_CHECKS: Mapping[str, Callable[[View, Contract], Iterator[Finding]]] = {
     "PV501": history.too_small_a_bump,

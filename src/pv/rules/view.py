@@ -41,6 +41,7 @@ _PV_KEYS = frozenset(
         "functional_evidence",
         "discharge_evidence",
         "evidence_discharged_by",
+        "formerly",
     }
 )
 
