@@ -9,7 +9,7 @@ import pytest
 
 from pv.contract.vocabulary import DeviceClass
 from pv.falsify import devices
-from pv.falsify.devices import class_of, pick, present, versions
+from pv.falsify.devices import Card, cards_of, class_of, pick, present, versions
 
 SOFTWARE = {"backend": "Vulkan", "type": "CPU", "name": "llvmpipe", "driver": "Mesa 25"}
 INTEGRATED = {"backend": "Vulkan", "type": "IntegratedGPU", "name": "small card", "driver": "1"}
@@ -111,3 +111,18 @@ def test_probing_every_class_loads_no_driver_here():
 def test_versions_are_read_without_importing():
     assert versions(["click", "no-such-distribution"])["no-such-distribution"] == ""
     assert versions(["click"])["click"]
+
+
+CARDS = {
+    "cards": [{"index": 0, "name": "a", "identity": "u-0"}, {"index": 2, "name": "c", "identity": "u-2"}]
+}  # the second one does not compute
+
+
+@pytest.mark.parametrize(
+    ("variable", "visible"), [(None, ("0", "2")), ("", ("0", "2")), ("4,GPU-b, 7", ("4", "7")), ("4", ("4", "2"))]
+)
+def test_cards_are_named_as_a_worker_must_be_told_of_them(monkeypatch, variable, visible):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert cards_of(CARDS) == (Card(visible[0], "a", "u-0"), Card(visible[1], "c", "u-2"))

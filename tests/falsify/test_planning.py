@@ -159,6 +159,6 @@ def test_only_devices_that_are_asked_about_are_probed(checks):
         return devices_needed([Row(contract, contract.claims[0])])
 
     assert needed() == {CPU}
-    assert needed(cells=(("vulkan", "t"),)) == {CPU, VULKAN, SOFTWARE}
+    assert needed(cells=(("vulkan", "t"),)) == {CPU, CUDA, VULKAN, SOFTWARE}
     assert needed(cells=(("cuda", "t"),)) == {CPU, CUDA}
     assert needed(blocked_on=["cuda", "a permit"]) == {CPU, CUDA}

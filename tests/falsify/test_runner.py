@@ -12,8 +12,9 @@ from filelock import FileLock
 
 from pv.contract.project import Project
 from pv.contract.vocabulary import Cost, DeviceClass, Verdict
-from pv.falsify.devices import DeviceReport
+from pv.falsify.devices import Card, DeviceReport
 from pv.falsify.discovery import find_in
+from pv.falsify.places import Here
 from pv.falsify.planning import Task, plan
 from pv.falsify.runner import _Board, run
 from pv.falsify.selection import Row
@@ -323,7 +324,7 @@ def test_a_thread_takes_what_needs_no_gpu_while_the_gpu_is_busy(checks):
         "x-v1", *(checks.entry(f"FALSIFY-X-00{i}", cells=(cell,)) for i, cell in enumerate(cells))
     )
     first, second, third = (Task(contract, claim, None, claim.required_cells[0]) for claim in contract.claims)
-    board = _Board([second, third], lambda key, cell: "", running={-1: first})
+    board = _Board([second, third], lambda key, cell: "", Here(MACHINE, 1), running={-1: first})
     assert not board._ready(second)
     assert board.take(("cuda", "code")) is third
     board.running.pop(-1)
@@ -333,7 +334,7 @@ def test_a_thread_takes_what_needs_no_gpu_while_the_gpu_is_busy(checks):
 
 def test_another_run_of_pv_on_this_machine_keeps_the_gpu_to_itself(ran, checks, monkeypatch, tmp_path):
     monkeypatch.setitem(MACHINE, DeviceClass.CUDA, DeviceReport(DeviceClass.CUDA, "a card"))
-    monkeypatch.setattr("pv.falsify.runner.tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("pv.falsify.cards.tempfile.gettempdir", lambda: str(tmp_path))
     other = FileLock(tmp_path / "pv-gpu.lock", thread_local=False)  # another thread lets it go
     other.acquire()
     free = tmp_path / "free"
@@ -349,9 +350,94 @@ def test_another_run_of_pv_on_this_machine_keeps_the_gpu_to_itself(ran, checks, 
     assert attempts["000", "cuda"].verdict is Verdict.SURVIVED
 
 
+def two_cards(monkeypatch, tmp_path) -> None:
+    cards = (Card("3", "first card", "uuid-a"), Card("5", "second card", "uuid-b"))
+    monkeypatch.setitem(MACHINE, DeviceClass.CUDA, DeviceReport(DeviceClass.CUDA, "first card", cards=cards))
+    monkeypatch.setattr("pv.falsify.cards.tempfile.gettempdir", lambda: str(tmp_path))
+
+
+def test_two_cards_serve_two_checks_at_the_same_time_and_each_sees_one_card(ran, checks, monkeypatch, tmp_path):
+    """Four checks, four workers, two cards: two run side by side, never two on one card, and records name the card."""
+    two_cards(monkeypatch, tmp_path)
+    body = """
+    import os, time
+    card = os.environ["CUDA_VISIBLE_DEVICES"]
+    (ctx.project / f"on-{card}-{os.getpid()}").touch()
+    met, other, deadline = 0, 0, time.monotonic() + 10
+    while time.monotonic() < deadline and not (other and met):
+        met = max(met, len(list(ctx.project.glob(f"on-{card}-*"))))
+        other = max(other, len(list(ctx.project.glob("on-*"))) - met)
+        if (ctx.project / "seen").exists():
+            break
+        time.sleep(0.01)
+    if other:
+        (ctx.project / "seen").touch()
+    time.sleep(0.3)
+    met = max(met, len(list(ctx.project.glob(f"on-{card}-*"))))
+    (ctx.project / f"on-{card}-{os.getpid()}").unlink()
+    return [measure('m', not defect and met == 1), measure('together', (ctx.project / "seen").exists())]"""
+    entries = [
+        checks.entry(f"FALSIFY-X-00{i}", thresholds=("m", "together"), cells=(("cuda", "code"),)) for i in range(4)
+    ]
+    attempts = ran(numbered(checks, *[body.strip()] * 4), *entries, jobs=4)
+    assert [attempt.verdict.value for attempt in attempts.values()] == ["SURVIVED"] * 4
+    seen = {
+        (one.answer.environment.flags["CUDA_VISIBLE_DEVICES"], one.answer.environment.device)
+        for one in attempts.values()
+    }
+    assert seen == {("3", "first card"), ("5", "second card")}
+
+
+def test_a_run_takes_the_card_that_another_pv_leaves(ran, checks, monkeypatch, tmp_path):
+    two_cards(monkeypatch, tmp_path)
+    body = "return measure('m', not defect and __import__('os').environ['CUDA_VISIBLE_DEVICES'] == '5')"
+    begun = time.monotonic()
+    with FileLock(tmp_path / "pv-gpu-uuid-a.lock"):
+        attempts = ran(numbered(checks, body), checks.entry("FALSIFY-X-000", cells=(("cuda", "code"),)))
+    assert attempts["000", "cuda"].verdict is Verdict.SURVIVED
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("held", ["pv-gpu-uuid-a.lock", "pv-gpu-uuid-b.lock", "pv-gpu.lock"])
+def test_a_vulkan_check_waits_until_every_card_is_free(ran, checks, monkeypatch, tmp_path, held):
+    two_cards(monkeypatch, tmp_path)
+    monkeypatch.setitem(MACHINE, DeviceClass.VULKAN, DeviceReport(DeviceClass.VULKAN, "a card"))
+    free, other = tmp_path / "free", FileLock(tmp_path / held, thread_local=False)
+    other.acquire()
+
+    def leave() -> None:
+        free.touch()
+        other.release()
+
+    threading.Timer(0.7, leave).start()
+    body = f"return measure('m', not defect and __import__('os').path.exists({str(free)!r}))"
+    entry = checks.entry("FALSIFY-X-000", cells=(("vulkan", "code"),))
+    attempts = ran(numbered(checks, body), entry)
+    assert attempts["000", "vulkan"].verdict is Verdict.SURVIVED
+
+
+def test_on_several_cards_cuda_checks_meet_and_a_vulkan_check_is_alone(checks, monkeypatch, tmp_path):
+    two_cards(monkeypatch, tmp_path)
+    place = Here(MACHINE, 4)
+    contract = checks.contract(
+        "x-v1",
+        *(
+            checks.entry(f"FALSIFY-X-00{i}", cells=((device, "code"),))
+            for i, device in enumerate(("cuda", "cuda", "cuda", "vulkan", "cpu"))
+        ),
+    )
+    a, b, c, vulkan, cpu = (Task(contract, claim, None, claim.required_cells[0]) for claim in contract.claims)
+    assert place.room(b, [a, cpu])
+    assert not place.room(c, [a, b])
+    assert not place.room(vulkan, [a])
+    assert not place.room(a, [vulkan])
+    assert place.room(vulkan, [cpu])
+    assert place.room(cpu, [a, b, vulkan])
+
+
 def test_ctrl_c_ends_the_wait_for_a_gpu(ran, checks, monkeypatch, tmp_path):
     monkeypatch.setitem(MACHINE, DeviceClass.CUDA, DeviceReport(DeviceClass.CUDA, "a card"))
-    monkeypatch.setattr("pv.falsify.runner.tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("pv.falsify.cards.tempfile.gettempdir", lambda: str(tmp_path))
     heard = Heard()
     with FileLock(tmp_path / "pv-gpu.lock"):
         threading.Timer(1.2, os.kill, [os.getpid(), signal.SIGINT]).start()

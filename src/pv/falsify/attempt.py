@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Protocol
 
 from pv.contract.vocabulary import DeviceClass, Verdict
+from pv.evidence.closure import Closure
 from pv.evidence.record import ControlRecord, MeasurementRecord
 from pv.falsify.devices import DeviceReport
 from pv.falsify.judge import Judged, MismatchError, control_record, judge, threshold_record, verdict
 from pv.falsify.loader import Stated
-from pv.falsify.planning import Task
+from pv.falsify.planning import Key, Task
 from pv.falsify.protocol import Answer, Outcome, Request
 from pv.falsify.reading import FoundControl
 
@@ -42,12 +43,16 @@ class Asks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What the requests of a run share. `stated`: what source says of the checks of each module."""
+    """What the requests of a run share. `stated`: what source says of the checks of each module.
+
+    `closures`: of which source each claim's check is made, for places that must prove to have the same.
+    """
 
     project: Path
     subjects: Mapping[str, Path]
     stated: Mapping[Path, tuple[tuple[str, Stated], ...]]
     seed: int = 0
+    closures: Mapping[Key, Closure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes.util
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -27,13 +28,29 @@ VULKAN_DRIVERS = "apt-get install libvulkan1 mesa-vulkan-drivers"
 
 
 @dataclass(frozen=True, slots=True)
+class Card:
+    """One graphics card: `visible` is what CUDA_VISIBLE_DEVICES says in a process that shall see no other card.
+
+    `identity` is the same in every process of the machine, whatever that process sees: the card's UUID.
+    """
+
+    visible: str = ""
+    name: str = ""
+    identity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """One device class here: `name` and `driver` as the driver tells them, or `why_not`, with what to do about it."""
+    """One device class here: `name` and `driver` as the driver tells them, or `why_not`, with what to do about it.
+
+    `cards` are all that CUDA can compute on, in its own order; `name` is that of the first.
+    """
 
     device: DeviceClass
     name: str = ""
     driver: str = ""
     why_not: str = ""
+    cards: tuple[Card, ...] = ()
 
     @property
     def present(self) -> bool:
@@ -65,8 +82,24 @@ def _cuda(device: DeviceClass) -> DeviceReport:
         return DeviceReport(device, why_not="torch is not installed; install a CUDA build of it")
     answer = _ask("cuda")
     if answer.get("name"):
-        return DeviceReport(device, str(answer["name"]), str(answer["driver"]))
+        return DeviceReport(device, str(answer["name"]), str(answer["driver"]), cards=cards_of(answer))
     return DeviceReport(device, why_not=str(answer["why_not"]))
+
+
+def cards_of(answer: Mapping[str, Any]) -> tuple[Card, ...]:
+    """The cards that the CUDA probe lists, under the names that CUDA_VISIBLE_DEVICES has for them here.
+
+    Where that variable narrows what we see, CUDA counts along its entries.
+    """
+    seen = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    return tuple(
+        Card(
+            seen[int(card["index"])] if int(card["index"]) < len(seen) else str(card["index"]),
+            str(card["name"]),
+            str(card["identity"]),
+        )
+        for card in answer.get("cards", ())
+    )
 
 
 def _of_wgpu(device: DeviceClass) -> DeviceReport:

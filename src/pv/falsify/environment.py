@@ -121,3 +121,13 @@ def _flags() -> Iterator[tuple[str, str]]:
         yield "torch.tf32_matmul", str(torch.backends.cuda.matmul.allow_tf32)
         yield "torch.tf32_cudnn", str(torch.backends.cudnn.allow_tf32)
         yield "torch.cudnn_benchmark", str(torch.backends.cudnn.benchmark)
+        if torch.cuda.is_initialized():  # asked only then: a check on the processor opens no device
+            yield "cuda.card", _card(torch.cuda.get_device_properties(torch.cuda.current_device()))
+
+
+def _card(facts: Any) -> str:
+    """Where the card sits, as `nvidia-smi` writes its bus; "unknown" to a torch that does not tell."""
+    try:
+        return f"{facts.pci_domain_id:08X}:{facts.pci_bus_id:02X}:{facts.pci_device_id:02X}.0"
+    except AttributeError:
+        return "unknown"

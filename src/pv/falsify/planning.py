@@ -107,6 +107,8 @@ def devices_needed(rows: Sequence[Row]) -> set[DeviceClass]:
     """The device classes that a run of these claims asks about; probing others would only cost time."""
     needed = {cell.device for row in rows for cell in row.claim.required_cells} | {DeviceClass.CPU}
     needed |= {DeviceClass(name) for row in rows for name in row.claim.blocked_on if name in set(DeviceClass)}
+    if needed & GPUS:  # whose cards CUDA alone can name, so that nobody else computes on them meanwhile
+        needed.add(DeviceClass.CUDA)
     return needed | ({DeviceClass.VULKAN_SW} if DeviceClass.VULKAN in needed else set())
 
 

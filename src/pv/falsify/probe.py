@@ -20,16 +20,32 @@ def main(what: str) -> None:
 
 
 def cuda() -> dict[str, Any]:
-    """Name, compute capability and driver of the first CUDA device."""
+    """Every CUDA device that computes; name and compute capability of the first one, and the driver."""
     import torch
 
     if torch.version.cuda is None:
         return {"why_not": f"torch {torch.__version__} is a CPU build; install a CUDA build"}
     if not torch.cuda.is_available():
         return {"why_not": f"torch {torch.__version__} sees no usable CUDA device (driver {_driver() or 'unknown'})"}
-    torch.zeros(1, device="cuda").add_(1).item()  # a listed device that cannot compute is not present
-    major, minor = torch.cuda.get_device_capability(0)
-    return {"name": f"{torch.cuda.get_device_name(0)} (sm_{major}{minor})", "driver": _driver()}
+    cards, failure = [], None
+    for index in range(torch.cuda.device_count()):
+        try:
+            cards.append(_card(index))
+        except Exception as error:  # a listed device that cannot compute is not present
+            failure = failure or error
+    if failure and not cards:
+        raise failure
+    return {"name": cards[0]["name"], "driver": _driver(), "cards": cards}
+
+
+def _card(index: int) -> dict[str, Any]:
+    """One card after it has computed. `identity`: its UUID, where this torch tells it."""
+    import torch
+
+    torch.zeros(1, device=f"cuda:{index}").add_(1).item()
+    facts: Any = torch.cuda.get_device_properties(index)
+    identity = str(getattr(facts, "uuid", "") or f"device-{index}")
+    return {"index": index, "name": f"{facts.name} (sm_{facts.major}{facts.minor})", "identity": identity}
 
 
 def wgpu() -> dict[str, Any]:

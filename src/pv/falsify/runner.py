@@ -1,11 +1,9 @@
-"""A plan -> attempts, made in worker processes by a few threads; preconditions first, one at a time on a GPU."""
+"""A plan -> attempts, made in worker processes by a few threads; preconditions first, one at a time on a card."""
 
 from __future__ import annotations
 
-import os
 import queue
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,20 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
-
 from pv.contract.project import Project
 from pv.contract.vocabulary import Cell, Verdict
-from pv.falsify.attempt import Attempt, Ground, attempt, blocked, inconclusive
+from pv.evidence.closure import Closure
+from pv.falsify.attempt import Attempt, Ground, blocked, inconclusive
 from pv.falsify.devices import Devices
-from pv.falsify.environment import determinism
 from pv.falsify.loader import Stated
-from pv.falsify.planning import GPUS, Key, Task
+from pv.falsify.places import Hand, Here, Place
+from pv.falsify.planning import Key, Task
 from pv.falsify.protocol import stated_in
 from pv.falsify.reading import FoundCheck
-from pv.falsify.workers import Worker
-
-PATIENCE = 0.5  # seconds between two looks at whether the run was stopped while it waits for a GPU
 
 Standing = Callable[[Key, Cell], str]  # why a claim that is not in this run does not survive in a cell; "" when it does
 
@@ -59,13 +53,18 @@ def run(
     standing: Standing,
     jobs: int = 1,
     seed: int = 0,
+    place: Place | None = None,
+    closures: Mapping[Key, Closure] | None = None,
 ) -> Finished:
     """Make every attempt. `found` are all checks of the project; `listener.finished` is called in this very thread.
 
-    After Ctrl-C or a termination signal the workers are killed and what was finished is returned: its evidence counts.
+    `place` is where they run, None for this machine; `closures` is the source that each claim's check must be made of
+    there. After Ctrl-C or a termination signal the workers are killed and what was finished is returned: its evidence
+    counts.
     """
-    ground = Ground(project.root, project.subjects, _stated(found), seed)
-    crew = _Crew(tasks, ground, devices, standing, listener, max(1, jobs))
+    ground = Ground(project.root, project.subjects, _stated(found), seed, closures or {})
+    jobs = min(max(1, jobs), max(1, len(tasks)))
+    crew = _Crew(tasks, ground, place or Here(devices, jobs), standing, listener, jobs)
     attempts: dict[Task, Attempt] = {}
     with _interrupts(crew.interrupt):
         try:
@@ -117,6 +116,7 @@ class _Board:
 
     waiting: list[Task]
     standing: Standing
+    place: Place
     running: dict[int, Task] = field(default_factory=dict)  # by thread
     done: dict[Key, list[Attempt]] = field(default_factory=dict)
     stopped: bool = False
@@ -169,7 +169,7 @@ class _Board:
         return f"{bad[0].verdict.value} on {bad[0].task.cell}" if bad else ""
 
     def _ready(self, task: Task) -> bool:
-        if task.cell.device in GPUS and any(other.cell.device in GPUS for other in self.running.values()):
+        if not task.missing and not self.place.room(task, self.running.values()):
             return False
         wanted = {(task.contract.id, name) for name in task.claim.precondition}
         return not any(other.key in wanted for other in (*self.waiting, *self.running.values()))
@@ -188,26 +188,24 @@ class _Board:
 
 
 class _Crew:
-    """The threads, each with a worker of its own."""
+    """The threads, each with a hand of its own."""
 
     def __init__(
         self,
         tasks: Sequence[Task],
         ground: Ground,
-        devices: Devices,
+        place: Place,
         standing: Standing,
         listener: Listener,
         jobs: int,
     ) -> None:
-        self.board = _Board(list(tasks), standing)
-        self.ground, self.devices, self.listener = ground, devices, listener
-        self.jobs = min(jobs, max(1, len(tasks)))
-        self.threads_each = max(1, (os.cpu_count() or 1) // self.jobs)
+        self.board = _Board(list(tasks), standing, place)
+        self.ground, self.place, self.listener = ground, place, listener
         self.interrupted = False
         # A SimpleQueue: a signal handler may put into it while the very same thread waits for it.
         self.results: queue.SimpleQueue[Attempt | BaseException | None] = queue.SimpleQueue()
-        self.workers: set[Worker] = set()
-        self.threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(self.jobs)]
+        self.hands: set[Hand] = set()
+        self.threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(jobs)]
 
     def work(self) -> Iterator[Attempt]:
         """Every attempt as it is finished, also those finished before an interrupt was heard.
@@ -236,75 +234,47 @@ class _Crew:
     def stop(self) -> None:
         """Kill what runs and wait for the threads."""
         self.board.stop()
-        for worker in list(self.workers):
-            worker.stop()
+        for hand in list(self.hands):
+            hand.stop()
         for thread in self.threads:
             if thread.ident is not None:
                 thread.join()
 
     def _serve(self) -> None:
-        worker: Worker | None = None
+        hand: Hand | None = None
         group: Group | None = None
         try:
             while (task := self.board.take(group)) is not None:
-                if worker is None or group != group_of(task):
-                    self._dismiss(worker)
-                    worker, group = self._hire(), group_of(task)
-                made = self._make(task, worker)
+                if hand is None or group != group_of(task):
+                    self._dismiss(hand)
+                    hand, group = self._hire(), group_of(task)
+                made = self._make(task, hand)
                 self.board.finish(made)
                 if not self.board.stopped:  # killed in the middle: no evidence of anything
                     self.results.put(made)
         except BaseException as error:  # handed to the main thread, which reports it
             self.results.put(error)
         finally:
-            self._dismiss(worker)
+            self._dismiss(hand)
             self.results.put(None)
 
-    def _make(self, task: Task, worker: Worker) -> Attempt:
+    def _make(self, task: Task, hand: Hand) -> Attempt:
         if task.missing:
             return blocked(task)
         unmet = self.board.unmet(task)
         if unmet:
             return inconclusive(task, *unmet)
         self.listener.started(task)
-        with self._device_of(task):
-            return attempt(
-                task,
-                worker,
-                self.ground,
-                self.devices.get(task.cell.device),
-                lambda *said: self.listener.progress(task, *said),
-            )
+        return hand.attempt(task, lambda *said: self.listener.progress(task, *said))
 
-    @contextmanager
-    def _device_of(self, task: Task) -> Iterator[None]:
-        """Two runs of pv on this machine do not share a GPU: each would spoil what the other measures.
-
-        Waits for the other one until this run is stopped; then the worker, which is stopped too, answers for itself.
-        """
-        if task.cell.device not in GPUS:
-            yield
-            return
-        lock = FileLock(Path(tempfile.gettempdir()) / "pv-gpu.lock", mode=0o666)
-        while not self.board.stopped:
-            try:
-                lock.acquire(timeout=PATIENCE)
-                break
-            except Timeout:
-                self.listener.progress(task, "", 0, 0, "waits for the GPU, which another pv uses")
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _hire(self) -> Worker:
-        worker = Worker(determinism(self.threads_each))
-        self.workers.add(worker)
+    def _hire(self) -> Hand:
+        hand = self.place.hire(self.ground)
+        self.hands.add(hand)
         if self.board.stopped:
-            worker.stop()
-        return worker
+            hand.stop()
+        return hand
 
-    def _dismiss(self, worker: Worker | None) -> None:
-        if worker is not None:
-            worker.close()
-            self.workers.discard(worker)
+    def _dismiss(self, hand: Hand | None) -> None:
+        if hand is not None:
+            hand.close()
+            self.hands.discard(hand)
