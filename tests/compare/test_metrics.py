@@ -291,6 +291,17 @@ def test_a_shift_of_all_logits_is_harmless_to_the_sampler():
     assert found.centred_cosine == pytest.approx(1.0, abs=1e-9)
 
 
+@given(
+    hnp.arrays(
+        np.float64, st.integers(1, 30), elements=st.sampled_from([-np.inf, -1.0, 0.0, 1.0, 2.0, np.inf, np.nan])
+    ),
+    st.integers(0, 31),
+)
+def test_the_largest_are_the_head_of_the_whole_sorted_list(logits, k):
+    sorted_whole = np.lexsort((np.arange(logits.size), -logits))
+    assert np.array_equal(metrics.top(logits, k), sorted_whole[:k])
+
+
 def test_logit_figures_by_hand():
     found = compare_logits(np.array([0, 1, 5, 4], np.float32), np.array([0, 1, 4, 5], np.float32), k=2)
     assert (found.top1_equal, found.top1_reference, found.top1_test) == (False, 3, 2)

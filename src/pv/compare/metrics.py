@@ -354,8 +354,12 @@ def log_softmax(logits: F64) -> F64:
 
 
 def top(logits: F64, k: int) -> NDArray[np.intp]:
-    """Indices of the k largest, largest first; equal ones by index, as argmax has it."""
-    return np.lexsort((np.arange(logits.size), -logits))[:k]
+    """Indices of the k largest, largest first; equal ones by index, as argmax has it; NaN last."""
+    least = np.partition(-logits, k - 1)[k - 1] if 0 < k < logits.size else np.nan  # a vocabulary is not sorted for k
+    if np.isnan(least):
+        return np.argsort(-logits, kind="stable")[:k]
+    likely = np.flatnonzero(-logits <= least)
+    return likely[np.argsort(-logits[likely], kind="stable")][:k]
 
 
 def _summary(x: F32, r: F32, shape: tuple[int, ...], rows: Rows) -> TensorMetrics:
