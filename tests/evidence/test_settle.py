@@ -241,8 +241,11 @@ def test_without_git_each_run_bumps_against_its_own_start(toy):
 def test_a_contract_that_was_never_committed_is_compared_with_itself(toy):
     toy.commit()
     toy.write("contracts/new-v1.yaml", toy.text)
-    assert committed(toy.root / "contracts/new-v1.yaml", toy.project) is None
-    assert committed(toy.contract_path, toy.project).metadata.version == "1.0.0"
+    assert (
+        committed(replace(toy.loaded.contract, path=toy.root / "contracts/new-v1.yaml", id="new-v1"), toy.project)
+        is None
+    )
+    assert committed(toy.loaded.contract, toy.project).metadata.version == "1.0.0"
 
 
 def test_a_dry_settling_writes_nothing(toy):

@@ -13,6 +13,7 @@ from pv.cli.here import project_here
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pv.contract.project import Project
     from pv.falsify.replay import Replay
 
 
@@ -43,7 +44,8 @@ def replay(record: str, output_format: str) -> int:
 
     project = project_here()
     store = Store(project.evidence, project.cache)
-    runs = [one.digest for one in store.summaries() if one.claim_id == record and not one.invalidates]
+    ids = _ids(project, record)
+    runs = [one.digest for one in store.summaries() if one.claim_id in ids and not one.invalidates]
     found = store.get(runs[-1] if runs else record)
     if found is None:
         raise click.UsageError(
@@ -59,6 +61,15 @@ def replay(record: str, output_format: str) -> int:
         return ExitCode.BLOCKED
     good = replayed.agreement in (Agreement.BITS, Agreement.TOLERANCE)
     return ExitCode.OK if good else ExitCode.FINDINGS
+
+
+def _ids(project: Project, name: str) -> set[str]:
+    """What was named, and where it is the id of a claim, every id that the claim has or had."""
+    from pv.contract.load import load_all
+    from pv.evidence.ledger import open_contracts
+
+    found = [one.claim_known_as(name) for one in open_contracts(load_all((), project))]
+    return {name, *(known_as for claim in found if claim for known_as in claim.ids)}
 
 
 def as_text(replayed: Replay) -> Iterator[str]:

@@ -57,7 +57,7 @@ def _holders(project: Project, claim_id: str) -> list[Contract]:
     from pv.evidence.ledger import open_contracts
 
     contracts = open_contracts(load_all((), project))
-    holders = [contract for contract in contracts if contract.claim(claim_id)]
+    holders = [contract for contract in contracts if contract.claim_known_as(claim_id)]
     if not holders:
         near = get_close_matches(claim_id, [claim.id for contract in contracts for claim in contract.claims], n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; `pv list` names them"
@@ -71,7 +71,7 @@ def _trend(project: Project, contract: Contract, claim_id: str) -> Trend:
     from pv.report.story import Reader
 
     ledger = Ledger.open(project, None)
-    claim = contract.claim(claim_id)
+    claim = contract.claim_known_as(claim_id)
     summaries = ledger.records_of(contract, claim) if claim else []
     counting = [s for s in summaries if not s.invalidates and s.digest not in ledger.retractions]
-    return of.Trend(contract.id, claim_id, of.series_of(filter(None, map(Reader(ledger), counting))))
+    return of.Trend(contract.id, claim.id if claim else claim_id, of.series_of(filter(None, map(Reader(ledger), counting))))

@@ -186,8 +186,8 @@ def evidence_facts(
 
 
 def _history(revision: str, discovery: Discovery, project: Project) -> Iterator[Diagnostic]:
-    from pv.contract.load import load, load_bytes
-    from pv.contract.revisions import RevisionError, content_at
+    from pv.contract.load import load, load_at
+    from pv.contract.revisions import RevisionError
     from pv.rules.table import check_history
 
     for path in discovery.files:
@@ -195,10 +195,9 @@ def _history(revision: str, discovery: Discovery, project: Project) -> Iterator[
         if new.contract is None:
             continue
         try:
-            content = content_at(revision, path)
+            old = load_at(revision, new.contract, project)
         except RevisionError as error:
             raise click.UsageError(str(error)) from error
-        old = load_bytes(content, path, project).contract if content is not None else None
         if old is not None:
             yield from check_history(old, new, project)
 

@@ -41,7 +41,7 @@ def why_not(rung: str, claim_id: str) -> int:
 
     project = project_here()
     contracts = open_contracts(load_all((), project))
-    holders = [contract for contract in contracts if contract.claim(claim_id) is not None]
+    holders = [(contract, claim) for contract in contracts if (claim := contract.claim_known_as(claim_id))]
     if not holders:
         known = [claim.id for contract in contracts for claim in contract.claims]
         near = get_close_matches(claim_id, known, n=3)
@@ -49,9 +49,9 @@ def why_not(rung: str, claim_id: str) -> int:
         raise click.UsageError(f"expected the id of a claim, found {claim_id!r}{hint}")
     wanted: Status = Status(RUNGS[rung.lower()])
     ledger = Ledger.open(project, find_checks(project))
-    found = [ledger.entitlements(contract)[claim_id] for contract in holders]
+    found = [ledger.entitlements(contract)[claim.id] for contract, claim in holders]
     ledger.sources.save()
-    for contract, entitlement in zip(holders, found, strict=True):
+    for (contract, _), entitlement in zip(holders, found, strict=True):
         if len(holders) > 1:
             click.echo(f"{contract.id}:")
         click.echo(terminal.missing(entitlement, wanted))

@@ -187,6 +187,11 @@ class Contract:
         return self._by_id.get(claim_id) or self._by_former_id.get(claim_id)
 
     @property
+    def first_id(self) -> str:
+        """The stem that the file had first."""
+        return self.metadata.formerly[0] if self.metadata.formerly else self.id
+
+    @property
     def stems(self) -> tuple[str, ...]:
         """The file's stem, then every one that it had before."""
         return tuple(dict.fromkeys((self.id, *self.metadata.formerly)))

@@ -89,6 +89,21 @@ def load_bytes(content: bytes, path: Path, project: Project, *, display: str | N
     return of_document(document, path, display, project.profile)
 
 
+def load_at(revision: str, contract: Contract, project: Project) -> Contract | None:
+    """The contract as a git revision has it, under any name that the file has or had; None where it has none.
+
+    Raises RevisionError where git cannot tell.
+    """
+    from pv.contract.revisions import content_at
+
+    for stem in contract.stems:
+        path = contract.path.with_name(stem + contract.path.suffix)
+        content = content_at(revision, path)
+        if content is not None:
+            return load_bytes(content, path, project).contract
+    return None
+
+
 def of_document(document: Document, path: Path, display: str, profile: Profile) -> Loaded:
     """The contract in a document that was read."""
     from pv.contract import shape

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,11 +82,23 @@ class Project:
         """Path of a configured subject (a model, a fixture), or None. It need not exist."""
         return self.subjects.get(name)
 
+    def covers(self, path: Path) -> bool:
+        """Whether a file at `path`, there or not, would be one of the project's contracts."""
+        if not path.is_relative_to(self.root):
+            return False
+        name = path.relative_to(self.root)
+        return any(_matches(name, pattern) for pattern in self.contracts)
+
     def display(self, path: Path) -> str:
         """`path` as messages show it: relative to where the user stands when it is below, else as given."""
         here = os.getcwd() + os.sep  # texts, not Paths: this runs for every one of thousands of files
         absolute = os.path.abspath(path)
         return (absolute[len(here) :] if absolute.startswith(here) else str(path)).replace(os.sep, "/")
+
+
+def module_name(contract_id: str) -> str:
+    """The check module of a contract: `pv-self-v1` -> `pv_self_v1`."""
+    return contract_id.replace("-", "_").replace(".", "_")
 
 
 def find(start: Path, overrides: Mapping[str, Any] | None = None) -> Project:
@@ -139,6 +152,14 @@ def _anchored(project: Project) -> Project:
         evidence=root / project.evidence,
         subjects={name: root / path.expanduser() for name, path in project.subjects.items()},
     )
+
+
+def _matches(name: Path, pattern: str) -> bool:
+    """Whether a path from the root is one that the glob finds. (`Path.match` looks at the end of a path alone.)"""
+    if "**" in pattern:
+        return fnmatchcase(name.as_posix(), pattern.replace("**/", "*"))
+    parts = Path(pattern).parts
+    return len(parts) == len(name.parts) and all(map(fnmatchcase, name.parts, parts))
 
 
 def _locate(start: Path) -> tuple[Path, Mapping[str, Any] | None]:

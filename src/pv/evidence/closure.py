@@ -5,7 +5,8 @@ the functions it attacks, and the data files it declares. Found by reading, neve
 computed at run time is not seen and must be declared as data. Python counts by its meaning (no comments, no
 docstrings), data by its bytes. Of a check that an installed package brings, the modules of that package count as the
 project's do; other installed packages never count. pv's own contract side (the rooms that carry a claim, not what is
-claimed) is left out, except modules whose functions are attacked.
+claimed) is left out, except modules whose functions are attacked. A check module counts under the names that it and the
+ids in its registrations had first (`formerly`): a rename is no change of what is checked.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pv.document.cachedir import make_cache_folder
 from pv.evidence import source_meaning
 from pv.evidence.digests import closure_digest
 from pv.evidence.record import FileDigest
+from pv.evidence.registrations import renamed
 from pv.evidence.source_meaning import ImportLine
 
 CACHE_VERSION = 1
@@ -39,14 +41,17 @@ class CheckSource(NamedTuple):
     path: Path
     attacks: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    module: str = ""  # the module's first name, where it had another one
+    ids: tuple[tuple[str, str], ...] = ()  # (id today, first id) of the claims that were renamed
 
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """The files in order of their path, and one digest of them all."""
+    """The files in order of their path, and one digest of all. `today`: path in it -> path now, where they differ."""
 
     digest: str
     files: tuple[FileDigest, ...]
+    today: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Module(NamedTuple):
@@ -81,12 +86,24 @@ class Sources:
         package = None if self._inside(start) else _package_of(start)
         if package is not None:
             return self._of_package(package).closure(check)
-        files = {self._name(start): self._module(start).sha256} if start.is_file() else {}
+        files = {self._name(start): self._own_digest(start, dict(check.ids))} if start.is_file() else {}
         reached = self._walk([start, *(p for name in check.attacks for p in self._attacked(name))])
         files.update({self._name(path): self._module(path).sha256 for path in reached if path != start})
         files.update({self._name(path): self._bytes_digest(path) for path in self._data(check.data)})
+        today = self._first_name(start, check.module, files)
+        files.update({first: files.pop(name) for first, name in today.items()})
         listed = tuple(FileDigest(name, files[name]) for name in sorted(files))
-        return Closure(closure_digest(listed), listed)
+        return Closure(closure_digest(listed), listed, today)
+
+    def _own_digest(self, module: Path, ids: Mapping[str, str]) -> str:
+        """Of a check module, under the ids that its claims had first."""
+        return source_meaning.meaning(renamed(module.read_bytes(), ids)) if ids else self._module(module).sha256
+
+    def _first_name(self, module: Path, first: str, files: Mapping[str, str]) -> dict[str, str]:
+        """First path -> path now of a check module that was renamed; nothing where another file has that name now."""
+        name = self._name(module)
+        was = self._name(module.with_name(f"{first}.py")) if first else name
+        return {was: name} if was not in files and name in files else {}
 
     def _of_package(self, package: Path) -> Sources:
         """The sources as the checks of one package see them. Kept apart: to all other checks it is installed code."""

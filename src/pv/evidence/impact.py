@@ -53,6 +53,8 @@ def _resting_on(path: str, graph: Graph, ledger: Ledger) -> Iterator[Key]:
     for stem, contract in graph.contracts.items():
         for claim in contract.claims:
             closure = ledger.closure(contract, claim)
-            reached = closure is not None and any(file.path == path for file in closure.files)
+            reached = closure is not None and any(
+                closure.today.get(file.path, file.path) == path for file in closure.files
+            )
             if reached or any(path in record.bound for record in ledger.records_of(contract, claim)):
                 yield stem, claim.id

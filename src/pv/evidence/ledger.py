@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pv.contract.claims import Claim, Contract
 from pv.contract.load import Loaded
-from pv.contract.project import Project
+from pv.contract.project import Project, module_name
 from pv.contract.vocabulary import Cell, Verdict
 from pv.evidence import statement
 from pv.evidence.closure import CheckSource, Closure, Sources, by_path
@@ -108,14 +108,20 @@ class Ledger:
     def records_of(self, contract: Contract, claim: Claim) -> list[Summary]:
         """The records of a claim, oldest first, retracted ones and retractions too.
 
-        A record belongs to a claim of its id if it was made for this contract, or if it claims the very same thing (so
-        a renamed file keeps its evidence).
+        A record belongs to a claim that has its id, or had it (`formerly`), if it was made for this contract under any
+        name that it had, or if it claims the very same thing (so a renamed file keeps its evidence).
         """
-        named = self._by_claim.get(claim.id, [])
+        named = self._named(claim)
         if all(s.contract_id == contract.id for s in named):
-            return list(named)
+            return named
         own = claim_digest(contract, claim)
-        return [s for s in named if s.contract_id == contract.id or s.claim_digest == own]
+        return [s for s in named if s.contract_id in contract.stems or s.claim_digest == own]
+
+    def _named(self, claim: Claim) -> list[Summary]:
+        """Every record that was made under an id which the claim has or had, oldest first."""
+        if not claim.formerly:
+            return list(self._by_claim.get(claim.id, ()))
+        return sorted((s for name in claim.ids for s in self._by_claim.get(name, ())), key=in_time)
 
     def views(self, contract: Contract, claim: Claim) -> list[RecordView]:
         """The records of a claim as the ladder reads them."""
@@ -128,19 +134,24 @@ class Ledger:
     def current(self, contract: Contract, claim: Claim) -> CurrentDigests:
         """What a record of this claim must have been made from to speak of the present state."""
         closure = self.closure(contract, claim)
-        bound = {path for s in self._by_claim.get(claim.id, ()) for path in s.bound}
+        bound = {path for s in self._named(claim) for path in s.bound}
         return CurrentDigests(
             claim_digest=claim_digest(contract, claim),
             closure_digest=closure.digest if closure else None,
             files=by_path(closure.files) if closure else {},
             bound={path: digest for path in bound if (digest := self.sources.data_digest(path))},
             thresholds={name: in_words(threshold) for name, threshold in claim.thresholds.items()},
+            today=closure.today if closure else {},
         )
 
     def closure(self, contract: Contract, claim: Claim) -> Closure | None:
         """The source closure of the claim's check, or None where no check is registered."""
         found = self.checks.of(contract.id, claim.id) if self.checks else None
-        return self.sources.closure(CheckSource(found.path, found.attacks, found.data)) if found else None
+        if found is None:
+            return None
+        module = module_name(contract.first_id) if contract.metadata.formerly else ""
+        ids = tuple((one.id, one.first_id) for one in contract.claims if one.first_id != one.id)
+        return self.sources.closure(CheckSource(found.path, found.attacks, found.data, module, ids))
 
     def has_check(self, contract: Contract, claim: Claim) -> bool | None:
         """Whether a check is registered for the claim; None where nobody looked."""
@@ -155,7 +166,7 @@ class Ledger:
         """Whether a run's record should be added to the store; `also` are records already chosen in this run."""
         now = self.current(contract, claim)
         held = self.views(contract, claim)
-        held += [self.view_of(one, now) for one in also if one.claim_id == claim.id]
+        held += [self.view_of(one, now) for one in also if one.claim_id in claim.ids]
         return worth_keeping(claim, self.view_of(record, now), held)
 
     def view_of(self, record: Record, now: CurrentDigests) -> RecordView:

@@ -17,7 +17,7 @@ def prunable(project: Project, store: Store) -> list[Path]:
     Files that are no record are left for a person to look at.
     """
     loaded = load_all((), project)
-    claims = {claim.id for contract in open_contracts(loaded) for claim in contract.claims}
+    claims = {name for contract in open_contracts(loaded) for claim in contract.claims for name in claim.ids}
     all_known = bool(loaded) and all(one.contract is not None for one in loaded)
     gone = [s for s in store.summaries() if all_known and s.claim_id not in claims]
     kept = {s.digest for s in store.summaries()} - {s.digest for s in gone}

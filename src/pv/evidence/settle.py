@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from pv.contract import revisions
 from pv.contract.claims import Claim, Contract
-from pv.contract.load import Loaded, load, load_bytes
-from pv.contract.project import Project
+from pv.contract.load import Loaded, load, load_at
+from pv.contract.project import Project, module_name
 from pv.contract.revisions import RevisionError
 from pv.contract.vocabulary import Status, Verdict
 from pv.evidence.ledger import FoundChecks, Ledger
@@ -81,20 +80,19 @@ def flip_of(ledger: Ledger, contract: Contract, claim: Claim, entitlement: Entit
         status=status,
         evidence=entitlement.heads,
         last_verified=entitlement.verified_at[:10],
-        algorithm=_algorithm(ledger, claim, heads, entitlement),
+        algorithm=_algorithm(ledger, contract, claim, heads, entitlement),
         functional=_functional(claim, entitlement, heads) if functional else (),
         discharge=_discharge(claim, entitlement) if status is Status.DISCHARGED else (),
-        before=_algorithm(ledger, claim, pointed, entitlement),
+        before=_algorithm(ledger, contract, claim, pointed, entitlement),
     )
 
 
-def committed(path: Path, project: Project, revision: str = "HEAD") -> Contract | None:
+def committed(contract: Contract, project: Project, revision: str = "HEAD") -> Contract | None:
     """The contract as a commit has it; None without git, or where the commit has no such (sound) contract."""
     try:
-        content = revisions.content_at(revision, path)
+        return load_at(revision, contract, project)
     except RevisionError:
         return None
-    return load_bytes(content, path, project).contract if content is not None else None
 
 
 class _Task(NamedTuple):
@@ -110,7 +108,7 @@ class _Task(NamedTuple):
 def _plan(task: _Task, ledger: Ledger, one: Loaded, start: Contract) -> WritePlan:
     """The plan for one file. git is asked only where something would change."""
     wanted = flips(ledger, one.contract) if one.contract else []
-    base = (committed(one.path, task.project, task.against) or start) if wanted else start
+    base = (committed(start, task.project, task.against) or start) if wanted else start
     return plan(one, wanted, task.today, base, adopt=task.adopt)
 
 
@@ -125,7 +123,9 @@ def _write(task: _Task, planned: WritePlan, start: Contract) -> WritePlan:
 # --- evidence blocks -------------------------------------------------------------------------------------------------
 
 
-def _algorithm(ledger: Ledger, claim: Claim, heads: Sequence[Record], entitlement: Entitlement) -> AlgorithmEvidence:
+def _algorithm(
+    ledger: Ledger, contract: Contract, claim: Claim, heads: Sequence[Record], entitlement: Entitlement
+) -> AlgorithmEvidence:
     """The functions under attack and the check, each with its file; the bounds; for a blocker, what is missing."""
     functions: dict[tuple[str, str], None] = {}
     for record in heads:
@@ -133,11 +133,19 @@ def _algorithm(ledger: Ledger, claim: Claim, heads: Sequence[Record], entitlemen
             found = ledger.sources.function(dotted)
             if found is not None:
                 functions[found] = None
-        path, _, name = record.entry_point.rpartition(":")
+        path, _, name = _entry_point(contract, record).rpartition(":")
         if path and name and (ledger.project.root / path).is_file():
             functions[path, name] = None
     bounds = tuple(f"{name} {threshold}" for name, threshold in claim.thresholds.items()) if functions else ()
     return AlgorithmEvidence(tuple(functions), bounds, _blocker(claim, entitlement))
+
+
+def _entry_point(contract: Contract, record: Record) -> str:
+    """Where the record's check stands, under the name that its module has today."""
+    path, _, name = record.entry_point.rpartition(":")
+    module = PurePosixPath(path)
+    former = {module_name(stem) for stem in contract.metadata.formerly}
+    return f"{module.with_stem(module_name(contract.id))}:{name}" if module.stem in former else record.entry_point
 
 
 def _blocker(claim: Claim, entitlement: Entitlement) -> str:

@@ -19,7 +19,7 @@ class CurrentDigests:
 
     `closure_digest` is None where no check is registered any more; `files` are the closure's files with their digests,
     `bound` those of the subject files that records name (only files present here; a model that is not on this machine
-    cannot be compared and makes nothing stale).
+    cannot be compared and makes nothing stale). `today` are present paths of files that have another one in closures.
     """
 
     claim_digest: str
@@ -27,6 +27,7 @@ class CurrentDigests:
     files: Mapping[str, str] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
     thresholds: Mapping[str, str] = field(default_factory=dict)
+    today: Mapping[str, str] = field(default_factory=dict)
 
 
 def stale_reason(summary: Summary, closure: Mapping[str, str], now: CurrentDigests) -> str:
@@ -39,7 +40,8 @@ def stale_reason(summary: Summary, closure: Mapping[str, str], now: CurrentDiges
     if now.closure_digest is None:
         return "its check is not registered any more"
     if summary.closure_digest != now.closure_digest:
-        return f"{_named(changed_files(closure, now.files)) or 'the source closure'} changed since"
+        changed = [now.today.get(path, path) for path in changed_files(closure, now.files)]
+        return f"{_named(changed) or 'the source closure'} changed since"
     changed = [path for path, sha256 in summary.bound.items() if now.bound.get(path, sha256) != sha256]
     return f"{_named(changed)} changed since" if changed else ""
 

@@ -122,8 +122,9 @@ def verify(project: Project, loaded: Sequence[Loaded]) -> Verified:
     by_digest = {record.digest: (path, record) for path, record in records}
     claims = _claims(loaded)
     for path, record in records:
-        found += _one_record(project, store, path, record, claims.get(record.claim_id, []))
-        found += _chain(project, path, record, by_digest)
+        known_as = claims.get(record.claim_id, [])
+        found += _one_record(project, store, path, record, known_as)
+        found += _chain(project, path, record, by_digest, {name for _, claim in known_as for name in claim.ids})
     found += _leftovers(project, store, [record for _, record in records])
     undone = retractions([summarise(record, "") for _, record in records])
     for digest, retraction in undone.items():
@@ -155,10 +156,12 @@ def _read_all(project: Project, store: Store, found: list[Diagnostic]) -> list[t
 
 
 def _claims(loaded: Sequence[Loaded]) -> dict[str, list[tuple[Contract, Claim]]]:
+    """Every claim by each id that it has or had."""
     claims: dict[str, list[tuple[Contract, Claim]]] = {}
     for contract in open_contracts(loaded):
         for claim in contract.claims:
-            claims.setdefault(claim.id, []).append((contract, claim))
+            for name in claim.ids:
+                claims.setdefault(name, []).append((contract, claim))
     return claims
 
 
@@ -183,8 +186,9 @@ def _one_record(
 
 
 def _chain(
-    project: Project, path: Path, record: Record, by_digest: Mapping[str, tuple[Path, Record]]
+    project: Project, path: Path, record: Record, by_digest: Mapping[str, tuple[Path, Record]], names: set[str]
 ) -> Iterator[Diagnostic]:
+    """`names` are all ids of the record's claim: a chain goes on through a rename."""
     for word, digest in (("follows", record.previous), ("retracts", record.invalidates)):
         if not digest:
             continue
@@ -192,7 +196,7 @@ def _chain(
             yield _diagnostic(project, BROKEN_CHAIN, path, f"it {word} {_short(digest)}, which is not on disk")
             continue
         earlier = by_digest[digest][1]
-        if earlier.claim_id != record.claim_id:
+        if earlier.claim_id not in {record.claim_id, *names}:
             yield _diagnostic(
                 project, BROKEN_CHAIN, path, f"it {word} {_short(digest)}, a record of {earlier.claim_id}"
             )
@@ -234,7 +238,7 @@ def _pointer(
     if digest not in by_digest:
         return NO_RECORD, f"{claim.id} points to {digest}, which no record on disk has"
     record = by_digest[digest][1]
-    if record.claim_id != claim.id:
+    if record.claim_id not in claim.ids:
         return WRONG_RECORD, f"{claim.id} points to {_short(digest)}, a record of {record.claim_id}"
     if digest in undone:
         return RETRACTED_POINTER, f"{claim.id} points to {_short(digest)}, retracted: {undone[digest].reason}"

@@ -7,13 +7,13 @@ module later compares its own view with this one (`pv.falsify.loader`).
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pv.contract.project import module_name
 from pv.diagnostics.model import Diagnostic, Severity
 from pv.falsify.reading import FoundCheck, FoundControl, Reading, read_module
 
@@ -45,11 +45,6 @@ class Checks:
     def of(self, contract_id: str, claim_id: str) -> FoundCheck | None:
         """The check of a claim, or None."""
         return self.by_claim.get((module_name(contract_id), claim_id))
-
-
-def module_name(contract_id: str) -> str:
-    """The check module of a contract: `pv-self-v1` -> `pv_self_v1`."""
-    return re.sub(r"[-.]", "_", contract_id)
 
 
 def find_checks(project: Project) -> Checks:

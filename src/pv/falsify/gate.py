@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -230,12 +229,12 @@ def _versions(project: Project, loaded: Sequence[Loaded], reference: str) -> Sec
         return Section("versions", Standing.UNKNOWN, f"not compared: this shallow clone has no {reference}", (finding,))
     diagnostics = []
     for one in loaded:
-        old = before.get(one.display)
+        old = _before(before, one)
         if old is not None:
             diagnostics += [*check_history(old, one, project), *_grown(old, one)]
     diagnostics += _vanished(before, loaded)
     errors = sum(d.severity is Severity.ERROR for d in diagnostics)
-    new = sum(one.display not in before for one in loaded)
+    new = sum(_before(before, one) is None for one in loaded)
     summary = f"{_count(len(before), 'contract')} at {reference} compared, {new} new: {errors} errors"
     return Section("versions", Standing.FAILED if errors else Standing.PASSED, summary, tuple(diagnostics))
 
@@ -251,6 +250,13 @@ def _contracts_at(project: Project, reference: str) -> Iterator[tuple[str, Contr
             yield project.display(path), contract
 
 
+def _before(before: Mapping[str, Contract], one: Loaded) -> Contract | None:
+    """The contract of the reference under the path that the file has, else under a name that it says it had."""
+    stems = one.contract.metadata.formerly if one.contract is not None else ()
+    renamed = (contract for contract in before.values() if contract.id in stems)
+    return before.get(one.display) or next(renamed, None)
+
+
 def _paths_at(project: Project, reference: str) -> list[Path]:
     """The contract files of the reference, by the globs of today's settings."""
     done = subprocess.run(
@@ -262,22 +268,14 @@ def _paths_at(project: Project, reference: str) -> list[Path]:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise RevisionError(f"git cannot read {reference!r}: {said[-1] if said else 'no reason given'}")
     names = [Path(name.decode("utf-8", "surrogateescape")) for name in done.stdout.split(b"\0") if name]
-    return [project.root / name for name in names if any(_matches(name, pattern) for pattern in project.contracts)]
-
-
-def _matches(name: Path, pattern: str) -> bool:
-    """Whether a path from the root is one that the glob finds. (`Path.match` looks at the end of a path alone.)"""
-    if "**" in pattern:
-        return fnmatchcase(name.as_posix(), pattern.replace("**/", "*"))
-    parts = Path(pattern).parts
-    return len(parts) == len(name.parts) and all(map(fnmatchcase, name.parts, parts))
+    return [project.root / name for name in names if project.covers(project.root / name)]
 
 
 def _grown(old: Contract, new: Loaded) -> Iterator[Diagnostic]:
     """A word of advice: a contract whose claims were all discharged has a new one."""
     if new.contract is None or not old.claims or any(c.status is not Status.DISCHARGED for c in old.claims):
         return
-    added = [claim for claim in new.contract.claims if claim.id not in {c.id for c in old.claims}]
+    added = [claim for claim in new.contract.claims if {c.id for c in old.claims}.isdisjoint(claim.ids)]
     if added:
         names = ", ".join(claim.id for claim in added)
         yield _finding(new, added[0], GROWN, f"{old.id} was complete; {names} makes it incomplete again", added[0].loc)
@@ -286,7 +284,7 @@ def _grown(old: Contract, new: Loaded) -> Iterator[Diagnostic]:
 def _vanished(before: Mapping[str, Contract], loaded: Sequence[Loaded]) -> Iterator[Diagnostic]:
     """Claims of removed files that stand nowhere any more."""
     here = {one.display for one in loaded}
-    ids = {claim.id for _, claim in _claims(loaded)}
+    ids = {name for _, claim in _claims(loaded) for name in claim.ids}
     for display, contract in before.items():
         gone = [claim.id for claim in contract.claims if claim.id not in ids]
         if display not in here and gone:

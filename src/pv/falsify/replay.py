@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pv.contract.claims import Contract
+from pv.contract.claims import Claim, Contract
 from pv.contract.load import load_all
 from pv.contract.project import Project
 from pv.contract.vocabulary import Verdict
@@ -89,11 +89,11 @@ class Replay:
 def replay(project: Project, record: Record) -> Replay:
     """Run the record's check again in its cell, with its seed. Raises ReplayError, naming what is gone."""
     contract = _contract(project, record)
-    trials = _trials(project, record)
-    task = _task(trials, contract, record)
+    claim = _claim(contract, record)
+    trials = _trials(project, record, claim)
+    task = _task(trials, contract, claim, record)
     ledger = Ledger.open(project, find_checks(project))
-    claim = contract.claim(record.claim_id)
-    views = ledger.views(contract, claim) if claim else []
+    views = ledger.views(contract, claim)
     stale = next((view.stale for view in views if view.digest == record.digest), "")
     attempt = trials.attempt(task)
     ledger.sources.save()
@@ -135,20 +135,27 @@ def agree(then: Number, now: Number, repeat: Number | None) -> tuple[Agreement, 
 
 
 def _contract(project: Project, record: Record) -> Contract:
-    """The record's contract: by its name, else the one that makes the very same claim (a renamed file)."""
+    """The record's contract: by a name that it has or had, else the one that makes the very same claim."""
     if record.invalidates:
         raise ReplayError(f"it retracts {record.invalidates[:19]} and holds no run")
-    known = [one for one in open_contracts(load_all((), project)) if one.claim(record.claim_id)]
-    named = [one for one in known if one.id == record.contract_id]
-    same = [one for one in known if claim_digest(one, one.claim(record.claim_id)) == record.claim_digest]  # type: ignore[arg-type]  # each has the claim
+    known = [one for one in open_contracts(load_all((), project)) if one.claim_known_as(record.claim_id)]
+    named = [one for one in known if record.contract_id in one.stems]
+    same = [one for one in known if claim_digest(one, _claim(one, record)) == record.claim_digest]
     if not named and not same:
         raise ReplayError(f"no contract of this project claims {record.claim_id} any more")
     return (named or same)[0]
 
 
-def _trials(project: Project, record: Record) -> Trials:
+def _claim(contract: Contract, record: Record) -> Claim:
+    """The record's claim, under whatever id it has today."""
+    claim = contract.claim_known_as(record.claim_id)
+    assert claim is not None, "a contract was chosen for having it"
+    return claim
+
+
+def _trials(project: Project, record: Record, claim: Claim) -> Trials:
     asked = Asked(
-        ids=(record.claim_id,),
+        ids=(claim.id,),
         devices=frozenset({record.cell.device}),
         subjects=frozenset({record.cell.subject}),
     )
@@ -158,9 +165,9 @@ def _trials(project: Project, record: Record) -> Trials:
         raise ReplayError(str(wrong)) from None
 
 
-def _task(trials: Trials, contract: Contract, record: Record) -> Task:
+def _task(trials: Trials, contract: Contract, claim: Claim, record: Record) -> Task:
     for task in trials.tasks:
-        if task.contract.id == contract.id and task.claim.id == record.claim_id and task.cell == record.cell:
+        if task.contract.id == contract.id and task.claim.id == claim.id and task.cell == record.cell:
             return task
     if any(row.contract.id == contract.id for row in trials.prepared.plan.unchecked):
         raise ReplayError(f"no check of {record.claim_id} is registered any more; it was {record.entry_point}")

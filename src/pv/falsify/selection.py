@@ -88,6 +88,9 @@ def by_terms(rows: Sequence[Row], texts: Sequence[str]) -> list[Row]:
 
 
 def _near(pattern: str, rows: Sequence[Row]) -> str:
+    renamed = [row.claim.id for row in rows if pattern in row.claim.formerly]
+    if renamed:
+        return f"it is called {renamed[0]} now"
     ids = sorted({row.claim.id for row in rows})
     near = get_close_matches(pattern.upper(), ids, n=3, cutoff=0.5)
     if near:

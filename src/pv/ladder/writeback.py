@@ -166,6 +166,28 @@ def write(plan: WritePlan, replan: Replan | None = None) -> WritePlan:
     return plan
 
 
+def edit(
+    loaded: Loaded,
+    change: Callable[[Draft], None],
+    today: str,
+    base: Contract | None = None,
+    *,
+    now: Contract | None = None,
+) -> bytes:
+    """The file after a change that pv makes for somebody (a rename), with the version and changelog entry it demands.
+
+    Proven like any other write, and not written yet. `now` is the contract as it will be called. Raises Unsafe,
+    EditError or NotProven where the change cannot be made safely, ValueError for a file whose shape is unsound.
+    """
+    document, contract = _sound(loaded)
+    draft = Draft(document)
+    change(draft)
+    if not draft.edits and now is None:
+        return document.content
+    _bump(_Task(document, now or contract, base or contract, today, adopt=False), draft, ())
+    return _proven(draft)
+
+
 def is_written(contract: Contract, flip: Flip) -> bool:
     """Whether the file says already what the flip says: status, heads, date, and the blocks that the rung needs."""
     claim = contract.claim(flip.claim_id)
@@ -430,6 +452,7 @@ def _sentence(base: Contract, now: Contract) -> str:
     """What moved since the base, claims of one move together: `UNBOUND -> FUNCTIONAL: FALSIFY-X-001, FALSIFY-X-002`."""
     moves: dict[str, list[str]] = {}
     renewed: list[str] = []
+    renamed: list[str] = []
     for change in compare(base, now):
         if change.kind is ChangeKind.STATUS and change.what == "status" and change.subject != "metadata":
             moves.setdefault(f"{change.before or 'no status'} -> {change.after or 'no status'}", []).append(
@@ -437,7 +460,11 @@ def _sentence(base: Contract, now: Contract) -> str:
             )
         elif change.kind is ChangeKind.EVIDENCE and change.what == "evidence":
             renewed.append(change.subject)
-    told = [f"{move}: {_ids(claims)}" for move, claims in moves.items()]
+        elif change.kind is ChangeKind.RENAMED:
+            renamed.append(f"{change.before} is {change.after} now")
+        elif change.what == "depends_on" and change.subject == "metadata":
+            renamed.append(f"depends on {change.after}")
+    told = [*renamed, *(f"{move}: {_ids(claims)}" for move, claims in moves.items())]
     moved = {claim for claims in moves.values() for claim in claims}
     only_renewed = [claim for claim in renewed if claim not in moved]
     if only_renewed:
