@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +23,9 @@ from pv.model.errors import ContextError
 from pv.model.spec import SHAPES
 from pv.model.stages import ALIASES, Stage
 from pv.trace import manifest as manifests
-from pv.trace.aprt import open_aprt, sha256_of
+from pv.trace.aprt import open_aprt, sha256_of, write_new
 from pv.trace.capture import CaptureWriter, capture
-from pv.trace.manifest import CaptureError
+from pv.trace.manifest import CaptureError, WriteError
 from pv.trace.plan import make_plan
 from pv.trace.reading import open_capture
 from pv.trace.stages import SelectionError, StageChoice, in_order, parse_stages, stage_shape
@@ -170,6 +172,24 @@ def test_nan_reaches_the_file_and_the_flags(session, origin, tmp_path):
     assert tensors(tmp_path)["layer-0/ffn_up.bin"].view(np.uint32)[NANO.ffn + 3] == 0x7FC0BEEF
 
 
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [
+        (np.nan, "1 NaN and 0 infinite"),
+        (np.inf, "0 NaN and 1 infinite"),
+        (-np.inf, "0 NaN and 1 infinite"),
+        (np.finfo(np.float32).max, None),
+    ],
+)
+def test_one_odd_value_is_counted(origin, tmp_path, value, flag):
+    writer = CaptureWriter(tmp_path, make_plan(parse_stages("ffn_up"), NANO, layers=(0,)), NANO, 2)
+    values = np.full((2, NANO.ffn), np.finfo(np.float32).max)  # their sum is not finite, and they are
+    values[0, 5] = value
+    writer.tap().take(Stage.FFN_UP, 0, values)
+    flags = writer.finish(origin, [1, 2], []).flags
+    assert flags == (() if flag is None else (f"not finite: layer-0/ffn_up.bin holds {flag} values",))
+
+
 def test_a_stale_buffer_is_flagged_and_not_refused(origin, tmp_path):
     """Layers 0 and 2 hold the same values, layer 1 differs in one element in the middle."""
     writer = CaptureWriter(tmp_path, make_plan(parse_stages("ffn_up"), NANO), NANO, 40)
@@ -245,6 +265,80 @@ def test_an_error_in_the_forward_leaves_nothing_behind(session, origin, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_while_files_are_being_written_leaves_no_writer_behind(session, origin, tmp_path, monkeypatch):
+    """The forward dies with half of the files waiting: none of them appears once the folder is gone."""
+    written = []
+
+    def slow(path, layer, values):
+        time.sleep(0.02)
+        written.append(path)
+        return write_new(path, layer, values)
+
+    def dying(stage, layer, x):
+        if (stage, layer) == (Stage.FFN_NORM, 1):
+            raise RuntimeError("device lost")
+        return x
+
+    monkeypatch.setattr("pv.trace.capture.write_new", slow)
+    monkeypatch.setattr("pv.trace.capture._BATCH", 1)
+    prefill = session.prefill
+    monkeypatch.setattr(session, "prefill", lambda tokens, tap: prefill(tokens, tap, graft=dying))
+    with pytest.raises(RuntimeError, match="device lost"):
+        capture(session, TOKENS, ALL, tmp_path / "a", origin)
+    count = len(written)
+    assert 0 < count < 29  # 18 of layer 0, 11 of layer 1 before the end
+    time.sleep(0.1)
+    assert len(written) == count
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_write_raised_reaches_the_one_who_asked(session, origin, tmp_path, monkeypatch):
+    """In the middle of the forward, and in its last batch."""
+    for fails_at in (3, 17 * NANO.layers + 3):
+        calls = iter(range(1, 1000))
+
+        def failing(path, layer, values, calls=calls, fails_at=fails_at):
+            if next(calls) == fails_at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write_new(path, layer, values)
+
+        monkeypatch.setattr("pv.trace.capture.write_new", failing)
+        session.reset()
+        with pytest.raises(WriteError, match="No space left on device; nothing was left behind"):
+            capture(session, TOKENS, ALL, tmp_path / "a", origin)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_few_bytes_wait_for_a_slow_disk(session, origin, tmp_path, monkeypatch):
+    """The forward waits rather than hold the whole capture in memory."""
+    ahead = []
+    given, kept = 0, 0
+
+    def slow(path, layer, values):
+        nonlocal kept
+        time.sleep(0.002)
+        kept += values.nbytes
+        return write_new(path, layer, values)
+
+    class Watching(CaptureWriter):
+        def write(self, stage, layer, step, values):
+            nonlocal given
+            given += values.nbytes
+            super().write(stage, layer, step, values)
+            ahead.append(given - kept)
+
+    monkeypatch.setattr("pv.trace.capture.write_new", slow)
+    monkeypatch.setattr("pv.trace.capture._BATCH", 1000)
+    monkeypatch.setattr("pv.trace.capture._AHEAD", 4000)
+    (tmp_path / "x").mkdir()
+    with Watching(tmp_path / "x", ALL, NANO, 7) as writer:
+        session.prefill(TOKENS, writer.tap())
+        writer.finish(origin, TOKENS, ())
+    largest = 4 * max(np.prod(file.shape) for file in ALL.files(NANO, 7))
+    assert given > 50_000
+    assert 0 < max(ahead) <= 4000 + 2 * (1000 + largest)  # what is under way, the batch being filled, and the next
+
+
 def test_a_place_that_cannot_be_written_is_named(session, origin, tmp_path):
     with pytest.raises(CaptureError, match=r"cannot write the capture /proc/no/such/a: .*; nothing was left behind"):
         capture(session, TOKENS, ALL, Path("/proc/no/such/a"), origin)
@@ -268,7 +362,7 @@ from pv.backends.cpu import open_cpu
 from pv.model.spec import SHAPES
 from pv.model.synthetic import Recipe, build
 from pv.trace.capture import Origin, capture
-from pv.trace.manifest import CaptureError
+from pv.trace.manifest import CaptureError, WriteError
 from pv.trace.plan import make_plan
 from pv.trace.stages import parse_stages
 nano = SHAPES["nano"]

@@ -1,10 +1,10 @@
 """A session, tokens and a plan -> a complete capture on disk, or none at all.
 
-Capture happens inside the forward that serves tokens: a tap receives copies and writes them away one at a time, so
-logits are the same with it and without it, and memory grows by a few tensors. Everything is written to a
-folder beside the target, the manifest last, and then takes the target's name; a full disk, an error or a kill leaves no
-folder that passes for a capture. (Nothing is forced to the platter: what a power failure tears is refused by its size
-or its sha256.)
+Capture happens inside the forward that serves tokens: a tap receives copies, so logits are the same with it and
+without it; a thread writes and hashes them while the forward goes on, and memory grows by a few tensors. Everything is
+written to a folder beside the target, the manifest last, and then takes the target's name; a full disk, an error or a
+kill leaves no folder that passes for a capture. (Nothing is forced to the platter: what a power failure tears is
+refused by its size or its sha256.)
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from pv.model.stages import Stage
 from pv.trace import manifest as manifests
-from pv.trace.aprt import AprtError, Content, open_aprt, write_new
+from pv.trace.aprt import AprtError, open_aprt, write_new
 from pv.trace.manifest import CaptureError, FileEntry, Manifest, WriteError
 from pv.trace.plan import ExpectedFile, Plan, refuse_oversized_maps
 from pv.trace.stages import ATTENTION_MAPS, LAYOUTS, file_layer, file_path
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from pv.backends.protocol import Session
     from pv.model.spec import ModelSpec
 
-Progress = Callable[[int, int, str], None]  # files done, files in all, the file just written
-_BATCH = 1 << 20  # bytes that are hashed together: handing each small tensor over would cost more than hashing it
+Progress = Callable[[int, int, str], None]  # files taken, files in all, the file just taken
+_BATCH = 1 << 18  # bytes that are handed over together: for each small tensor alone it would cost more than the work
+_AHEAD = 4 << 20  # bytes that may be under way, beside one tensor, before the forward waits for the disk
 _FINGERPRINT = 1024  # values at either end that decide whether two layers' files are compared in full
 
 
@@ -65,27 +67,40 @@ class Captured(NamedTuple):
 
 
 class CaptureWriter:
-    """Writes the files of a plan into a folder; every promised file exactly once, each of the promised shape."""
+    """Writes the files of a plan into a folder; every promised file exactly once, each of the promised shape.
+
+    As a context manager it leaves no thread behind that still writes into the folder when the block fails.
+    """
 
     def __init__(
         self, folder: Path, plan: Plan, spec: ModelSpec, prompt: int, progress: Progress | None = None
     ) -> None:
         self._folder, self._plan, self._spec, self._prompt = folder, plan, spec, prompt
         self._expected = {(file.stage, file.layer, file.step): file for file in plan.files(spec, prompt)}
-        self._written: dict[str, FileEntry] = {}
-        self._ends: dict[str, bytes] = {}
-        self._made: set[str] = set()
-        self._digests = _Digests()
+        self._given: set[str] = set()
+        self._scribe = _Scribe(folder)
         self._progress = progress
+
+    def __enter__(self) -> CaptureWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._scribe.stop()
 
     def tap(self, step: int | None = None) -> CaptureTap:
         """A tap for the prefill, or for a decode step."""
         return CaptureTap(self, self._plan, step)
 
     def write(self, stage: Stage, layer: int | None, step: int | None, values: NDArray[np.float32]) -> None:
-        """Write one tensor. Raises CaptureError when it was not promised, comes twice, or has another shape."""
+        """Take one tensor, which nobody may change any more, to be written beside the forward.
+
+        Raises CaptureError when it was not promised, comes twice, or has another shape, and what an earlier write
+        raised.
+        """
         expected = self._expected.get((stage, file_layer(stage, layer), step))
-        if expected is None or expected.path in self._written:
+        if expected is None or expected.path in self._given:
             what = "was written twice" if expected else "was not asked for"
             path = file_path(stage, layer, step)
             raise CaptureError(f"{path} {what}: the backend gave {stage} of layer {layer} out of turn")
@@ -95,18 +110,19 @@ class CaptureWriter:
             raise CaptureError(
                 f"expected shape {expected.shape} for {expected.path}, got {values.shape} from the backend"
             )
-        self._written[expected.path] = self._entry(expected, values)
+        self._given.add(expected.path)
+        self._scribe.add(expected, values)
         if self._progress:
-            self._progress(len(self._written), len(self._expected), expected.path)
+            self._progress(len(self._given), len(self._expected), expected.path)
 
     def finish(self, origin: Origin, tokens: Sequence[int], decoded: Sequence[int]) -> Manifest:
-        """Write the manifest, last of all. Raises CaptureError when a promised file did not come."""
-        if missing := [file.path for file in self._expected.values() if file.path not in self._written]:
+        """Write the manifest, last of all. Raises CaptureError when a promised file is missing, or what a write did."""
+        if missing := [file.path for file in self._expected.values() if file.path not in self._given]:
             raise CaptureError(
                 f"incomplete: the forward did not give {missing[0]} ({len(missing)} of {len(self._expected)} missing)"
             )
-        digests = self._digests.all()
-        files = tuple(replace(self._written[file.path], sha256=digests[file.path]) for file in self._expected.values())
+        kept = self._scribe.all()
+        files = tuple(self._entry(file, kept[file.path]) for file in self._expected.values())
         manifest = Manifest(
             **{name: getattr(origin, name) for name in Origin.__slots__},
             tokens=tuple(tokens),
@@ -115,35 +131,26 @@ class CaptureWriter:
             heads=self._plan.heads,
             spec={name: getattr(self._spec, name) for name in self._spec.__dataclass_fields__},
             files=files,
-            flags=(*_not_finite(files), *self._identical(files)),
+            flags=(*_not_finite(files), *self._identical(files, kept)),
         )
         (self._folder / manifests.NAME).write_bytes(manifests.dumps(manifest).encode())
         return manifest
 
-    def _entry(self, expected: ExpectedFile, values: NDArray[np.float32]) -> FileEntry:
-        target = os.path.join(self._folder, expected.path)
-        if (parent := os.path.dirname(target)) not in self._made:
-            os.makedirs(parent, exist_ok=True)
-            self._made.add(parent)
-        content = write_new(target, expected.layer, values)
-        self._digests.add(expected.path, content)
-        flat = content.values
-        self._ends[expected.path] = flat[:_FINGERPRINT].tobytes() + flat[-_FINGERPRINT:].tobytes()
-        first = 0 if expected.step is None else self._prompt + expected.step - 1
-        last = self._prompt + (expected.step or 0)
-        nan, infinite = _count_not_finite(flat)
+    def _entry(self, file: ExpectedFile, kept: _Kept) -> FileEntry:
+        first = 0 if file.step is None else self._prompt + file.step - 1
+        last = self._prompt + (file.step or 0)
         return FileEntry(
-            expected.path, expected.stage, expected.layer, expected.step, expected.shape, LAYOUTS[expected.stage],
-            last - 1 if expected.stage is Stage.LM_HEAD else first, last, content.size, "", nan, infinite,
+            file.path, file.stage, file.layer, file.step, file.shape, LAYOUTS[file.stage],
+            last - 1 if file.stage is Stage.LM_HEAD else first, last, kept.size, kept.sha256, kept.nan, kept.infinite,
         )  # fmt: skip
 
-    def _identical(self, files: Sequence[FileEntry]) -> Iterator[str]:
+    def _identical(self, files: Sequence[FileEntry], kept: Mapping[str, _Kept]) -> Iterator[str]:
         """Layers of one stage with equal values: a stale buffer, unless a single token makes them so."""
         first_with: dict[tuple[Any, ...], FileEntry] = {}
         for entry in files:
             if entry.last - entry.first < 2 or entry.layer is None:
                 continue
-            other = first_with.setdefault((entry.stage, entry.step, entry.shape, self._ends[entry.path]), entry)
+            other = first_with.setdefault((entry.stage, entry.step, entry.shape, kept[entry.path].ends), entry)
             if other is not entry and self._same_values(other, entry):
                 yield f"identical: {entry.path} has the very values of {other.path}"
 
@@ -152,34 +159,73 @@ class CaptureWriter:
         return bool(np.array_equal(a, b))
 
 
-class _Digests:
-    """sha256 of what was written, taken in a thread while the forward goes on; at most a few batches wait."""
+class _Kept(NamedTuple):
+    """What is known of a file once it is written; `ends`: the bytes of its first and last values."""
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "pv-sha256")
-        self._batch: list[tuple[str, Content]] = []
-        self._running: deque[Future[dict[str, str]]] = deque()
-        self._done: dict[str, str] = {}
+    size: int
+    sha256: str
+    ends: bytes
+    nan: int
+    infinite: int
 
-    def add(self, path: str, content: Content) -> None:
-        """Take a file on. Waits for an earlier batch when two are under way."""
-        self._batch.append((path, content))
-        if sum(one.size for _, one in self._batch) >= _BATCH:
+
+class _Scribe:
+    """Writes tensors, hashes them and looks for NaN, in a thread while the forward goes on; few tensors wait for it.
+
+    Writing, hashing and numpy's reductions let the forward's thread run meanwhile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+        self._made = {""}  # folders that are there; the thread's own
+        self._thread = ThreadPoolExecutor(1, "pv-capture")
+        self._batch: list[tuple[ExpectedFile, NDArray[np.float32]]] = []
+        self._waiting = 0  # bytes of the batch
+        self._running: deque[tuple[int, Future[dict[str, _Kept]]]] = deque()  # bytes of a batch, and the batch
+        self._under_way = 0  # bytes of all that run
+        self._done: dict[str, _Kept] = {}
+
+    def add(self, file: ExpectedFile, values: NDArray[np.float32]) -> None:
+        """Take a tensor on. Waits for an earlier batch when some are under way; raises what its writing raised."""
+        self._batch.append((file, values))
+        self._waiting += values.nbytes
+        if self._waiting >= _BATCH:
             self._start()
 
-    def all(self) -> dict[str, str]:
-        """Path -> sha256, of all that was added."""
+    def all(self) -> dict[str, _Kept]:
+        """Path -> what was kept, of all that was added. Raises what writing raised."""
         self._start()
-        while self._running:
-            self._done |= self._running.popleft().result()
+        self._wait(0)
         self._thread.shutdown()
         return self._done
 
+    def stop(self) -> None:
+        """Give up what waits, and wait until nothing is being written."""
+        self._thread.shutdown(cancel_futures=True)
+
     def _start(self) -> None:
-        while len(self._running) > 1:
-            self._done |= self._running.popleft().result()
-        batch, self._batch = self._batch, []
-        self._running.append(self._thread.submit(lambda: {path: content.sha256() for path, content in batch}))
+        self._wait(_AHEAD)
+        self._running.append((self._waiting, self._thread.submit(self._keep, self._batch)))
+        self._under_way += self._waiting
+        self._batch, self._waiting = [], 0
+
+    def _wait(self, most: int) -> None:
+        """Until at most `most` bytes are under way."""
+        while self._under_way > most:
+            size, batch = self._running.popleft()
+            self._done |= batch.result()
+            self._under_way -= size
+
+    def _keep(self, batch: Sequence[tuple[ExpectedFile, NDArray[np.float32]]]) -> dict[str, _Kept]:
+        kept = {}
+        for file, values in batch:
+            if (parent := file.path.rpartition("/")[0]) not in self._made:
+                os.makedirs(os.path.join(self._folder, parent), exist_ok=True)
+                self._made.add(parent)
+            content = write_new(f"{self._folder}/{file.path}", file.layer, values)
+            ends = content.values[:_FINGERPRINT].tobytes() + content.values[-_FINGERPRINT:].tobytes()
+            kept[file.path] = _Kept(content.size, content.sha256(), ends, *_count_not_finite(content.values))
+        return kept
 
 
 class CaptureTap:
@@ -213,8 +259,10 @@ def capture(
     and what the session raises.
     """
     refuse_oversized_maps(plan, session.spec, len(tokens))
-    with staged(output, plan, session.spec, len(tokens)) as folder:
-        writer = CaptureWriter(folder, plan, session.spec, len(tokens), progress)
+    with (
+        staged(output, plan, session.spec, len(tokens)) as folder,
+        CaptureWriter(folder, plan, session.spec, len(tokens), progress) as writer,
+    ):
         logits = session.prefill(tokens, writer.tap() if plan.prefill else None)
         decoded = []
         for step in range(1, max(plan.steps, default=0) + 1):
@@ -296,6 +344,6 @@ def _not_finite(files: Sequence[FileEntry]) -> Iterator[str]:
 
 
 def _count_not_finite(flat: NDArray[np.float32]) -> tuple[int, int]:
-    if np.isfinite(flat).all():
+    if np.isfinite(flat.max()) and np.isfinite(flat.min()):  # a NaN is both; no array of flags in the usual case
         return 0, 0
     return int(np.isnan(flat).sum()), int(np.isinf(flat).sum())

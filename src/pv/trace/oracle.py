@@ -96,9 +96,11 @@ class Oracle:
         check_tokens(spec, tokens, 0)
         refuse_oversized_maps(plan, spec, len(tokens))
         tests = self.self_test(tokens, substages=any(stage in NEED_ATTENTION_INSIDE for stage in plan.stages))
-        with staged(output, plan, spec, len(tokens)) as folder:
-            left_out = tuple(s.value for s in NEED_ATTENTION_INSIDE if s not in plan.stages)
-            writer = CaptureWriter(folder, plan, spec, len(tokens), progress)
+        left_out = tuple(s.value for s in NEED_ATTENTION_INSIDE if s not in plan.stages)
+        with (
+            staged(output, plan, spec, len(tokens)) as folder,
+            CaptureWriter(folder, plan, spec, len(tokens), progress) as writer,
+        ):
             logits, decoded = self._run(tokens, plan, writer, feed)
             manifest = writer.finish(self._origin(tests, logits, prompt, left_out), tokens, decoded)
         return Captured(output, manifest, logits, tuple(decoded))
