@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pv.backends.protocol import BackendError
+from pv.backends.wgpu_blocks import LAYOUTS
 from pv.backends.wgpu_device import Device, facts_of, pick_adapter, sources, vulkan_adapters
 
 
@@ -59,15 +60,18 @@ def test_opengl_is_refused():
         Device(adapter("llvmpipe", "CPU", "OpenGL"))
 
 
-def test_every_shader_states_its_constants_and_shares_the_common_part():
-    texts = sources()
-    assert set(texts) == {
-        "add", "append", "bias", "context", "embedding", "matmul", "matvec", "multiply", "rmsnorm", "rope", "scores",
-        "silu", "softmax",
+def test_every_shader_states_its_constants():
+    whole = {
+        "add", "append", "bias", "context", "embedding", "matmul", "matvec", "multiply", "quantize", "rmsnorm", "rope",
+        "scores", "silu", "softmax", "blocks_embedding", "blocks_matmul", "blocks_matvec",
     }  # fmt: skip
-    for name, text in texts.items():
-        assert "struct Step" in text, name
-        assert "Constants:" in text, name
+    texts = sources()
+    parts = {"common", "blocks", "blocks_q5"} | {f"blocks_{kind.lower()}" for kind in LAYOUTS}
+    assert set(texts) == whole | parts
+    for name in whole:
+        assert "Constants:" in texts[name], name
+        assert "fn main(" in texts[name], name
+    assert "struct Step" in texts["common"]
 
 
 def test_importing_the_backend_imports_no_wgpu():

@@ -31,12 +31,15 @@ _BINDING = re.compile(r"@binding\((\d+)\)\s+var<(storage, read_write|storage, re
 
 
 class Tuning(NamedTuple):
-    """How work is cut. `matvec`, `reduce`: (lanes side by side, teams in a workgroup); `rows`: rows a team takes at
-    once; `splits`: parts of the keys summed side by side; `batch`: dispatches in one submit, so a GPU starts early.
+    """How work is cut. `matvec`, `blocks` (the same of quantized weights), `reduce`: (lanes side by side, teams in a
+    workgroup); `rows`, `block_rows`: rows a team takes at once; `splits`: parts of the keys summed side by side;
+    `batch`: dispatches in one submit, so a GPU starts early.
     """
 
     matvec: tuple[int, int]
     rows: int
+    blocks: tuple[int, int]
+    block_rows: int
     reduce: tuple[int, int]
     splits: int
     batch: int
@@ -44,8 +47,8 @@ class Tuning(NamedTuple):
 
 # A GPU wants coalesced lanes and many bytes in flight; a software driver wants few lanes, since barriers cost it dearly
 # (decoding the tiny teacher on lavapipe: 6.7 ms with these, 10.7 ms with one lane, 27 ms with the GPU's).
-HARDWARE = Tuning(matvec=(128, 1), rows=4, reduce=(256, 1), splits=8, batch=64)
-SOFTWARE = Tuning(matvec=(8, 4), rows=4, reduce=(1, 8), splits=1, batch=1 << 30)
+HARDWARE = Tuning(matvec=(128, 1), rows=4, blocks=(16, 8), block_rows=2, reduce=(256, 1), splits=8, batch=64)
+SOFTWARE = Tuning(matvec=(8, 4), rows=4, blocks=(8, 4), block_rows=4, reduce=(1, 8), splits=1, batch=1 << 30)
 
 
 class Region(NamedTuple):
@@ -299,11 +302,9 @@ class Device:
 
 @lru_cache(maxsize=1)
 def sources() -> Mapping[str, str]:
-    """Name -> text of every shader, `common.wgsl` put in front."""
+    """Name -> text of every shader and every part of one, as the files have them."""
     folder = resources.files("pv.backends") / "shaders"
-    texts = {f.name.removesuffix(".wgsl"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".wgsl")}
-    common = texts.pop("common")
-    return {name: common + text for name, text in texts.items()}
+    return {f.name.removesuffix(".wgsl"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".wgsl")}
 
 
 def _declared(constants: Mapping[str, int | float]) -> str:

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pv.backends.wgpu_blocks import LAYOUTS, UNIT, Activation, activation_of
 from pv.backends.wgpu_device import Device, Guarded, Kernel, Region, sources
-from pv.backends.wgpu_weights import Matrix, Model
+from pv.backends.wgpu_weights import Chunk, Matrix, Model
 from pv.model.spec import ModelSpec
 from pv.model.stages import Stage
-from pv.model.weights import Weights
+from pv.model.weights import Weights, WeightType
 
 Groups = tuple[int, int, int]
+Cut = tuple[tuple[str, ...], dict[str, int], Callable[["Step"], Groups]]  # parts of a shader, constants, workgroups
 
 
 class Step(NamedTuple):
@@ -75,9 +77,10 @@ Stages = Sequence[tuple[Stage, Place]]
 class Recipe:
     """What the backend is made of. Production uses `RECIPE`; a planted defect is a changed copy of it.
 
-    `sources`: shader texts by name. `epsilon`, `scale`: RMSNorm's epsilon and the factor of the scores, from the spec.
-    `step`: what the shaders are told of a pass. `keep`: whether a dispatch is made. `weights`: the model before upload.
-    `rope`: cosine and sine tables as uploaded. `logits`: the logits as handed out. `begin`: called before every pass.
+    `sources`: texts of shaders and of their parts, by name. `epsilon`, `scale`: RMSNorm's epsilon and the factor of the
+    scores, from the spec. `step`: what the shaders are told of a pass. `keep`: whether a dispatch is made. `weights`:
+    the model before upload. `rope`: cosine and sine tables as uploaded. `logits`: the logits as handed out. `begin`:
+    called before every pass.
     """
 
     sources: Mapping[str, str] = field(default_factory=sources)
@@ -116,6 +119,7 @@ class Plan:
         self.guarded: list[Guarded] = []
         self.step = device.allocate("step", 32, uniform=True)
         self.tokens = self._buffer("tokens", rows)
+        self._rounded: dict[Activation, tuple[Region, Region, Region]] = {}
         self.logits = self._buffer("logits", spec.vocab)
         self.ops: tuple[Op, ...] = tuple(self._build(cache))
 
@@ -208,11 +212,17 @@ class Plan:
         width = self._spec.hidden // 4
         done = [(Stage.EMBEDDING, self._rows(x, self._spec.hidden))]
         chunks = self._model.embedding.chunks
-        return [
-            self._op("embedding", {"WIDTH": width}, [chunk.data, self.tokens, x, chunk.span, self.step],
-                     _columns(width), 0, done if chunk is chunks[-1] else ())
-            for chunk in chunks
-        ]  # fmt: skip
+        ops = []
+        for chunk in chunks:
+            regions = [*chunk.data, self.tokens, x, chunk.span, self.step]
+            stages = done if chunk is chunks[-1] else ()
+            if chunk.type.quantized:
+                units = self._spec.hidden // UNIT
+                parts = ("blocks", *_own(chunk.type), "blocks_embedding")
+                ops.append(self._op(parts, {"UNITS": units}, regions, _columns(units), 0, stages))
+            else:
+                ops.append(self._op("embedding", {"WIDTH": width}, regions, _columns(width), 0, stages))
+        return ops
 
     def _norm(self, x: Region, gain: Region, y: Region, stage: Stage, layer: int | None) -> Op:
         lanes, teams = self._device.tuning.reduce
@@ -242,36 +252,69 @@ class Plan:
         *,
         last: bool = False,
     ) -> list[Op]:
-        """x times the matrix transposed, a dispatch for each chunk; `last`: of the last token alone."""
+        """x times the matrix transposed, a dispatch for each chunk; `last`: of the last token alone.
+
+        Blocks are multiplied with rounded activations, which are made first: once for all chunks that want the same.
+        """
         ops = []
+        wanted = dict.fromkeys(activation_of(chunk.type) for chunk in matrix.chunks if chunk.type.quantized)
+        for activation in wanted:
+            ops.append(self._rounding(activation, x, matrix.inner, layer))
         for chunk in matrix.chunks:
-            vector = last or self.rows == 1
-            name, constants, groups = self._vector(matrix, chunk.rows) if vector else self._block(matrix, chunk.rows)
+            cut = self._vector if last or self.rows == 1 else self._block
+            parts, constants, groups = cut(matrix, chunk)
+            inputs = self._rounded[activation_of(chunk.type)] if chunk.type.quantized else (x,)
             stages = done if chunk is matrix.chunks[-1] else ()
-            ops.append(self._op(name, constants, [chunk.data, x, y, chunk.span, self.step], groups, layer, stages))
+            regions = [*chunk.data, *inputs, y, chunk.span, self.step]
+            ops.append(self._op(parts, constants, regions, groups, layer, stages))
         return ops
 
-    def _vector(self, matrix: Matrix, rows: int) -> tuple[str, dict[str, int], Callable[[Step], Groups]]:
-        (lanes, teams), at_once = self._device.tuning.matvec, self._device.tuning.rows
-        groups = ceil(rows / (teams * at_once))
-        span = min(groups, self._device.max_groups)
-        constants = {"INNER": matrix.inner // 4, "LANES": lanes, "TEAMS": teams, "ROWS": at_once, "SPAN": span}
-        return "matvec", constants, partial(_fixed, (span, ceil(groups / span), 1))
+    def _rounding(self, activation: Activation, x: Region, inner: int, layer: int | None) -> Op:
+        """x as codes, scales and sums, in buffers that all products of this pass share."""
+        if activation not in self._rounded:
+            self._rounded[activation] = self._buffers_of(activation)
+        constants = {"PIECES": inner // 16, "SHARE": activation.block // 16, "SUMMED": int(activation.kind == "Q8_1")}
+        regions = [x, *self._rounded[activation], self.step]
+        return self._op("quantize", constants, regions, _columns(inner // 16), layer)
 
-    def _block(self, matrix: Matrix, rows: int) -> tuple[str, dict[str, int], Callable[[Step], Groups]]:
-        constants = {"INNER": matrix.inner // 4, "OUTER": matrix.outer}
-        return "matmul", constants, lambda step: (ceil(rows / 32), ceil(step.tokens / 32), 1)
+    def _buffers_of(self, activation: Activation) -> tuple[Region, Region, Region]:
+        """Room for the widest input of a product: codes (T, K / 4) words, scales (T, K / block), sums (T, K / 16)."""
+        most = self.rows * max(self._spec.hidden, self._spec.q_width, self._spec.ffn)
+        sizes = (("codes", most // 4), ("scales", most // activation.block), ("sums", most // 16))
+        codes, scales, sums = (self._buffer(f"{activation.kind} {name}", floats) for name, floats in sizes)
+        return codes, scales, sums
+
+    def _vector(self, matrix: Matrix, chunk: Chunk) -> Cut:
+        tuning, quantized = self._device.tuning, chunk.type.quantized
+        (lanes, teams), at_once = (tuning.blocks, tuning.block_rows) if quantized else (tuning.matvec, tuning.rows)
+        groups = ceil(chunk.rows / (teams * at_once))
+        span = min(groups, self._device.max_groups)
+        constants = {"LANES": lanes, "TEAMS": teams, "ROWS": at_once, "SPAN": span}
+        fixed = partial(_fixed, (span, ceil(groups / span), 1))
+        if quantized:
+            return ("blocks", *_own(chunk.type), "blocks_matvec"), constants | _units(matrix, chunk), fixed
+        return ("matvec",), constants | {"INNER": matrix.inner // 4}, fixed
+
+    def _block(self, matrix: Matrix, chunk: Chunk) -> Cut:
+        constants = {"OUTER": matrix.outer}
+        groups = partial(_tiles, chunk.rows)
+        if chunk.type.quantized:
+            return ("blocks", *_own(chunk.type), "blocks_matmul"), constants | _units(matrix, chunk), groups
+        return ("matmul",), constants | {"INNER": matrix.inner // 4}, groups
 
     def _op(
         self,
-        name: str,
+        parts: str | tuple[str, ...],
         constants: Mapping[str, int | float],
         regions: list[Region],
         groups: Callable[[Step], Groups],
         layer: int | None,
         stages: Stages = (),
     ) -> Op:
-        kernel = self._device.kernel(name, self._recipe.sources[name], constants)
+        """A dispatch of the shader that consists of `parts`, behind what all shaders share."""
+        names = ("common", parts) if isinstance(parts, str) else ("common", *parts)
+        source = "".join(self._recipe.sources[name] for name in names)
+        kernel = self._device.kernel(names[-1], source, constants)
         return Op(kernel, self._device.bind(kernel, regions), groups, layer, tuple(stages))
 
     def _rows(self, region: Region, width: int) -> Place:
@@ -291,3 +334,19 @@ def _columns(width: int) -> Callable[[Step], Groups]:
 
 def _fixed(groups: Groups, _: Step) -> Groups:
     return groups
+
+
+def _tiles(rows: int, step: Step) -> Groups:
+    """Workgroups of 32 rows by 32 tokens."""
+    return ceil(rows / 32), ceil(step.tokens / 32), 1
+
+
+def _own(kind: WeightType) -> tuple[str, ...]:
+    """The parts of a shader that are a block type's own."""
+    return LAYOUTS[kind].parts
+
+
+def _units(matrix: Matrix, chunk: Chunk) -> dict[str, int]:
+    """Constants of a product of blocks."""
+    share, offsets = activation_of(chunk.type).units, LAYOUTS[chunk.type].offsets
+    return {"UNITS": matrix.inner // UNIT, "SHARE": share, "OFFSETS": int(offsets)}

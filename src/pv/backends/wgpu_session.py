@@ -7,6 +7,7 @@ kernels run in the same order on the same buffers, so logits are bitwise equal. 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,9 @@ class WgpuSession:
         self._closed = False
         try:
             self._model = upload(self._device, recipe.weights(weights))
+            if self._model.block_types:
+                products = {"products": " ".join(self._model.block_types)}
+                self.facts = replace(self.facts, details={**self.facts.details, **products})
             self._cache = self._new_cache(min(FIRST_CAPACITY, self.spec.context))
             self._single = self._plan(1, self._cache.capacity)
         except BaseException:

@@ -1,32 +1,37 @@
-"""`Weights` -> a model in device memory: float32 matrices in chunks of rows that one binding can hold.
+"""`Weights` -> a model in device memory: matrices in chunks of rows of one type that one binding can hold.
 
-The seam for quantized products: a `Matrix` with another layout, and the shader that reads it. Block types are
-dequantized here, so a GGUF model runs with exactly its own numbers in float32.
+A float type becomes float32. A block type keeps its blocks, and the product that belongs to them (`wgpu_blocks`): what
+is multiplied is chosen by the weight's type alone. A block type without a shader is refused by name, so that the next
+backend serves, visibly; a detour over float32 would hide what the type was chosen for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from pv.backends.protocol import BackendError
-from pv.backends.wgpu_device import BACKEND, Device, Region
+from pv.backends.wgpu_blocks import LAYOUTS, split
+from pv.backends.wgpu_device import BACKEND, UPLOAD_BYTES, Device, Region
 from pv.model.spec import ModelSpec
-from pv.model.weights import Weight, Weights
+from pv.model.weights import Weight, Weights, WeightType
 
 
 class Chunk(NamedTuple):
-    """Some rows of a matrix, and the uniform that says which."""
+    """Some rows of a matrix, and the uniform that says which. `data`: float32 rows; or codes and scales of blocks."""
 
-    data: Region
+    data: tuple[Region, ...]
     span: Region
     first: int
     rows: int
+    type: WeightType
 
 
 class Matrix(NamedTuple):
-    """An (outer, inner) float32 matrix, row by row."""
+    """An (outer, inner) matrix, row by row."""
 
     chunks: tuple[Chunk, ...]
     outer: int
@@ -46,19 +51,23 @@ class Layer(NamedTuple):
 
 
 class Model(NamedTuple):
-    """All of a model on the device."""
+    """All of a model on the device. `block_types`: of its matrices, those that are multiplied as blocks."""
 
     spec: ModelSpec
     embedding: Matrix  # (V, H)
     layers: tuple[Layer, ...]
     final_norm: Region  # (H,)
     lm_head: Matrix  # (V, H); the embedding itself when tied
+    block_types: tuple[WeightType, ...]
 
 
 def upload(device: Device, weights: Weights) -> Model:
-    """Copy a model to the device. Raises BackendError for widths that vec4 loads cannot walk, or out of memory."""
+    """Copy a model to the device. Raises BackendError for widths that vec4 loads cannot walk, for a block type that no
+    shader multiplies, or out of memory.
+    """
     spec = weights.spec
     _want_fours(spec)
+    _want_shaders(weights)
     loader = _Loader(device, weights)
 
     def layer(at: str) -> Layer:
@@ -79,6 +88,7 @@ def upload(device: Device, weights: Weights) -> Model:
         layers=tuple(layer(f"layers.{i}") for i in range(spec.layers)),
         final_norm=loader.vector("final_norm"),
         lm_head=embedding if spec.tied else loader.matrix("lm_head"),
+        block_types=tuple(kind for kind in weights.types if kind.quantized),
     )
 
 
@@ -90,39 +100,84 @@ class _Loader:
 
     def vector(self, *names: str) -> Region:
         """1-D tensors, one behind the other."""
-        values = np.concatenate([self._dense(self._tensors[name]) for name in names])
+        values = np.concatenate([_floats(self._tensors[name]) for name in names])
         region = self._device.allocate(names[0], values.nbytes)
         self._device.write(region, values)
         return region
 
     def matrix(self, *names: str) -> Matrix:
-        """2-D tensors of one width, the rows of one under those of the other, cut where a binding is full."""
+        """2-D tensors of one width, the rows of one under those of the other, cut where a binding is full and where
+        the type changes.
+        """
         parts = [self._tensors[name] for name in names]
-        inner = parts[0].shape[1]
-        outer = sum(part.shape[0] for part in parts)
-        most = self._device.max_binding // (4 * inner)
-        chunks = [self._chunk(names[0], first, min(most, outer - first), inner) for first in range(0, outer, most)]
+        chunks: list[Chunk] = []
         row = 0
-        for part in parts:
-            values = self._dense(part)
-            for chunk in chunks:
-                low, high = max(row, chunk.first), min(row + len(values), chunk.first + chunk.rows)
-                if low < high:
-                    offset = 4 * inner * (low - chunk.first)
-                    target = Region(chunk.data.buffer, offset, chunk.data.size - offset)
-                    self._device.write(target, values[low - row : high - row])
-            row += len(values)
-        return Matrix(tuple(chunks), outer, inner)
+        for run in _runs_of_one_type(parts):
+            chunks += self._chunks(run, row)
+            row += sum(part.shape[0] for part in run)
+        return Matrix(tuple(chunks), row, parts[0].shape[1])
 
-    def _chunk(self, name: str, first: int, rows: int, inner: int) -> Chunk:
-        data = self._device.allocate(f"{name}[{first}:{first + rows}]", 4 * inner * rows)
+    def _chunks(self, parts: list[Weight], row: int) -> Iterator[Chunk]:
+        """Tensors of one type, from row `row` of the matrix on."""
+        name, kind, outer = parts[0].name, parts[0].type, sum(part.shape[0] for part in parts)
+        widths = [array.nbytes for array in _arrays(parts[0], 0, 1)]  # bytes of a row in each buffer
+        most = self._device.max_binding // max(widths)
+        chunks = [self._chunk(name, kind, row + at, min(most, outer - at), widths) for at in range(0, outer, most)]
+        for part in parts:
+            for chunk in chunks:
+                low, high = max(row, chunk.first), min(row + part.shape[0], chunk.first + chunk.rows)
+                self._fill(chunk, part, low - row, high - row, at=low - chunk.first, widths=widths)
+            row += part.shape[0]
+        yield from chunks
+
+    def _fill(self, chunk: Chunk, part: Weight, low: int, high: int, *, at: int, widths: list[int]) -> None:
+        """Rows `low` to `high` of a tensor into the chunk's rows from `at` on, a bounded piece at a time."""
+        step = max(1, UPLOAD_BYTES // max(widths))
+        for start in range(low, high, step):
+            arrays = _arrays(part, start, min(start + step, high))
+            for region, values, width in zip(chunk.data, arrays, widths, strict=True):
+                offset = width * (at + start - low)
+                self._device.write(Region(region.buffer, offset, region.size - offset), values)
+
+    def _chunk(self, name: str, kind: WeightType, first: int, rows: int, widths: list[int]) -> Chunk:
+        data = tuple(self._device.allocate(f"{name}[{first}:{first + rows}]", width * rows) for width in widths)
         span = self._device.allocate(f"{name} span", 16, uniform=True)
         self._device.write(span, np.array([first, rows, 0, 0], np.uint32))
-        return Chunk(data, span, first, rows)
+        return Chunk(data, span, first, rows, kind)
 
-    def _dense(self, weight: Weight) -> np.ndarray:
-        values: np.ndarray = weight.dense().detach().cpu().numpy()
-        return values
+
+def _runs_of_one_type(parts: list[Weight]) -> list[list[Weight]]:
+    """Neighbours of one type together; all float types are float32 on the device."""
+    runs: list[list[Weight]] = []
+    for part in parts:
+        alike = runs and (runs[-1][0].type == part.type or not (runs[-1][0].type.quantized or part.type.quantized))
+        if alike:
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return runs
+
+
+def _arrays(weight: Weight, low: int, high: int) -> tuple[np.ndarray, ...]:
+    """Rows `low` to `high` as the device holds them: float32; or codes and the words beside them."""
+    rows = replace(weight, data=weight.data[low:high], shape=(high - low, weight.shape[1]))
+    if not weight.type.quantized:
+        return (_floats(rows),)
+    return split(weight.type, rows.data.detach().cpu().numpy())
+
+
+def _floats(weight: Weight) -> np.ndarray:
+    values: np.ndarray = weight.dense().detach().cpu().numpy()
+    return values
+
+
+def _want_shaders(weights: Weights) -> None:
+    """Refuse matrices of a block type that no shader multiplies."""
+    for weight in weights.tensors.values():
+        if weight.type.quantized and len(weight.shape) == 2 and weight.type not in LAYOUTS:
+            raise BackendError(
+                BACKEND, f"no shader multiplies {weight.type} of {weight.name!r}", "use the CPU, or another type"
+            )
 
 
 def _want_fours(spec: ModelSpec) -> None:
