@@ -184,7 +184,7 @@ def gate(card: Weights, host: Weights) -> Result:
 
 def matvec(spec: ModelSpec) -> Result:
     """The matrix-vector product alone, on the shapes of a layer: cuBLAS and ours, bytes a second."""
-    from pv.backends.cuda_kernels import CUTS, MatvecCut
+    from pv.backends.cuda_kernels import MatvecCut, cut_of
     from pv.backends.cuda_kernels import matvec as ours
 
     found: Result = {}
@@ -192,15 +192,17 @@ def matvec(spec: ModelSpec) -> Result:
               "down": (spec.hidden, spec.ffn), "head": (spec.vocab, spec.hidden)}  # fmt: skip
     for dtype in (torch.float32, torch.bfloat16):
         columns = 2048 // torch.empty(0, dtype=dtype).element_size()
-        cuts = {CUTS[dtype.itemsize], *(MatvecCut(rows, columns * k, 4) for rows in (1, 2, 4, 8) for k in (1, 2))}
+        tried = {MatvecCut(rows, columns * k, 4) for rows in (1, 2, 4, 8) for k in (1, 2)}
         for name, (rows, inner) in shapes.items():
             copies = max(1, (256 << 20) // (rows * inner * dtype.itemsize))  # rotate, or the cache would be measured
             matrices = [torch.randn(rows, inner, device="cuda", dtype=torch.float32).to(dtype) for _ in range(copies)]
             x = torch.randn(1, inner, device="cuda").to(dtype)
             size = rows * inner * dtype.itemsize
             one = {"cublas": size / _timed(lambda w, x=x: torch.nn.functional.linear(x, w), matrices)}
-            for cut in sorted(cuts):
-                one[f"ours {cut.rows}x{cut.columns}"] = size / _timed(lambda w, x=x, cut=cut: ours(x, w, cut), matrices)
+            for cut in sorted({cut_of(rows, inner, dtype.itemsize), *tried}):
+                one[f"ours {cut.rows}x{cut.columns}, {cut.warps}"] = size / _timed(
+                    lambda w, x=x, cut=cut: ours(x, w, cut), matrices
+                )
             found[f"{dtype} {name} {rows}x{inner}"] = {k: f"{v / 1e12:.2f} TB/s" for k, v in one.items()}
             del matrices
             torch.cuda.empty_cache()

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,10 +26,7 @@ from pv.model.forward import forward
 from pv.model.operators import REFERENCE, Operators
 from pv.model.rope import RopeTables
 from pv.model.spec import ModelSpec
-from pv.model.weights import Prepared, Weights, prepare
-
-if TYPE_CHECKING:
-    from pv.backends.cuda_fused import FusedStep
+from pv.model.weights import Prepared, Weights, WeightType, prepare
 
 BACKEND = "cuda"
 WATCHDOG_SECONDS = 120.0
@@ -73,19 +71,54 @@ def open_cuda(
     device: str = "cuda",
     recipe: CudaRecipe = CUDA_RECIPE,
 ) -> CudaSession:
-    """A session on the card. Block types are dequantized first: the card multiplies floats.
+    """A session on the card. Blocks stay blocks and are multiplied as such, each by its type's own kernel.
 
-    Raises BackendError when there is no card, it is too small, or it fails.
+    Raises BackendError when there is no card, it is too small, it fails, or a block type has no kernel on it.
     """
     target = torch.device(device)
     facts = cuda_facts(target)
     if target.type == "cuda":
         _want_room(weights, options, target)
+    held = recipe.weights(weights)
+    want_products(held, options, target)
     with in_our_words():
-        prepared = prepare(recipe.weights(weights.dequantized()), target, options.dtype)
+        prepared = prepare(held, target, options.dtype)
         if target.type == "cuda":
             torch.cuda.synchronize(target)  # the session works on a stream of its own
     return CudaSession(prepared, facts, options, recipe)
+
+
+def want_products(weights: Weights, options: CudaOptions, device: torch.device) -> None:
+    """Raise BackendError for a matrix of blocks that the card has no kernel for: a float detour would hide it."""
+    blocks = multiplied_as_blocks(weights)
+    if not blocks or (device.type == "cpu" and not interpreted()):  # the reference's own product is right there
+        return
+    if not options.kernels:
+        raise BackendError(BACKEND, "blocks are multiplied by kernels, and kernels are switched off")
+    try:
+        from pv.backends.triton_quant import PACKERS
+    except ImportError as problem:
+        raise BackendError(
+            BACKEND,
+            f"multiplying {', '.join(blocks)} needs triton ({problem})",
+            "pip install triton, or another backend",
+        ) from None
+    if lacking := [kind for kind in blocks if kind not in PACKERS]:
+        name = blocks[lacking[0]]
+        raise BackendError(
+            BACKEND,
+            f"no kernel multiplies {', '.join(lacking)} (of {name!r}, for one); there are {', '.join(PACKERS)}",
+            "another backend, or `pv model convert` to F16, which multiplies floats",
+        )
+
+
+def multiplied_as_blocks(weights: Weights) -> dict[WeightType, str]:
+    """Block types of the matrices that are multiplied, each with the name of one; an untied embedding is only read."""
+    tied = weights.spec.tied
+    return {
+        w.type: name for name, w in weights.tensors.items()
+        if w.type.quantized and len(w.shape) == 2 and (tied or name != "embedding")
+    }  # fmt: skip
 
 
 def cuda_facts(device: torch.device) -> DeviceFacts:
@@ -150,6 +183,8 @@ def _want_room(weights: Weights, options: CudaOptions, device: torch.device) -> 
     held = there.device == device and there.dtype == options.dtype  # made on the card: used in place, q, k, v aside
     spec = weights.spec
     need = size * (spec.layers * spec.qkv_width * spec.hidden if held else spec.parameters)
+    if blocks := multiplied_as_blocks(weights):  # blocks twice: as the file has them, and rearranged for the kernels
+        need = sum(2 * w.nbytes if w.type in blocks else size * prod(w.shape) for w in weights.tensors.values())
     with in_our_words():
         free, total = torch.cuda.mem_get_info(device)
     if need + HEADROOM > free:
@@ -173,10 +208,10 @@ class CudaSession:
         self._weights: Prepared | None = weights
         self._on_card = weights.device.type == "cuda"
         self._recipe = recipe
-        self._kernels = _kernels_for(recipe, wanted=options.kernels and (self._on_card or interpreted()))
+        self._kernels = _kernels_for(recipe, weights, wanted=options.kernels and (self._on_card or interpreted()))
         self._operators = self._kernels.operators
-        self._fused: FusedStep | None = None
-        self._details = dict(facts.details) | {"dtype": str(options.dtype)}
+        self._fused: Fused | None = None
+        self._details = dict(facts.details) | {"dtype": str(options.dtype)} | _products(weights)
         self.facts = facts
         self._stream = _stream_on(weights.device) if self._on_card else None
         self._token = torch.zeros(1, dtype=torch.int64, device=weights.device)
@@ -279,8 +314,10 @@ class CudaSession:
         except Exception as problem:  # Triton's compiler raises what it likes; torch's own operators serve
             if self._kernels.word == "torch":
                 raise
-            word = f"torch (triton failed: {type(problem).__name__}: {_first_line(problem)})"
-            self._kernels = replace(_kernels_for(self._recipe, wanted=False), word=word)
+            failed = f"triton failed: {type(problem).__name__}: {_first_line(problem)}"
+            if "products" in self._details:  # torch has none that would multiply blocks at a card's speed
+                raise BackendError(BACKEND, failed, "another backend?") from problem
+            self._kernels = replace(_kernels_for(self._recipe, None, wanted=False), word=f"torch ({failed})")
             self._operators = self._kernels.operators
             self._make_cache(self._cache.capacity)
         else:
@@ -291,10 +328,10 @@ class CudaSession:
 
     def _try_to_fuse(self, one_by_one: torch.Tensor) -> None:
         """Take the fused step if it gives the very bits of the operators one by one; say so if not."""
-        if not self._kernels.fusible:
+        if self._kernels.fuse is None:
             return
         try:
-            self._fused = self._kernels.fused(self._cache)
+            self._fused = self._kernels.fuse(self._cache)
             together = self._forward(self._token, None, None)
             self._cache.step_back()
             same = torch.equal(one_by_one, together)
@@ -304,7 +341,7 @@ class CudaSession:
             word = "the bits differ"
         if not same:
             self._fused = None
-            self._kernels = replace(self._kernels, fusible=False, word=f"{self._kernels.word}, not fused ({word})")
+            self._kernels = replace(self._kernels, fuse=None, word=f"{self._kernels.word}, not fused ({word})")
 
     def _fetch(self, logits: torch.Tensor) -> np.ndarray:
         """Logits as float32 on the host; waits for the card at most `watchdog` seconds."""
@@ -334,8 +371,8 @@ class CudaSession:
         weights = self._opened()
         self._recorded = None
         self._cache = self._kernels.cache(self.spec, weights.device, weights.dtype, capacity)
-        if self._fused is not None:
-            self._fused = self._kernels.fused(self._cache)
+        if self._fused is not None and self._kernels.fuse is not None:
+            self._fused = self._kernels.fuse(self._cache)
         self._rope = self._recipe.rope(RopeTables.build(self.spec, capacity, weights.device, weights.dtype))
 
     @contextmanager
@@ -387,35 +424,64 @@ def _wait(done: Any, seconds: float) -> None:
             time.sleep(0.0005)
 
 
+class Fused(Protocol):
+    """Operators of a decode step that may leave tensors for a successor to compute (`settle` computes the rest)."""
+
+    operators: Operators
+
+    def begin(self) -> None:
+        """A step begins."""
+        ...
+
+    def settle(self) -> None:
+        """The step is over."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Kernels:
-    """What decodes: operators, the cache's type, whether steps may be fused, and a word on it for the facts."""
+    """What decodes: operators, the cache's type, how steps are fused if they may be, and a word on it for the facts."""
 
     operators: Operators
     cache: type[DecodeCache]
-    fusible: bool
+    fuse: Callable[[Any], Fused] | None  # a cache of the type above -> a step
     word: str
 
-    def fused(self, cache: DecodeCache) -> FusedStep:
-        """The fused step over a cache of `self.cache`."""
-        from pv.backends.cuda_fused import FusedCache, FusedStep
 
-        if not isinstance(cache, FusedCache):
-            raise BackendError(BACKEND, f"expected a cache that a fused step can write, got {type(cache).__name__}")
-        return FusedStep(cache, self.operators)
-
-
-def _kernels_for(recipe: CudaRecipe, *, wanted: bool) -> _Kernels:
+def _kernels_for(recipe: CudaRecipe, weights: Prepared | None, *, wanted: bool) -> _Kernels:
     """Our kernels where they can be had; fused ones only in a session whose parts are all our own."""
     if not wanted:
-        return _Kernels(recipe.operators, recipe.cache(DecodeCache), False, "torch")
+        return _Kernels(recipe.operators, recipe.cache(DecodeCache), None, "torch")
     try:
-        from pv.backends.cuda_fused import FusedCache, fits
+        from pv.backends.cuda_fused import FusedCache, FusedStep, fits
         from pv.backends.cuda_kernels import decode_operators
     except ImportError as problem:
-        return _Kernels(recipe.operators, recipe.cache(DecodeCache), False, f"torch (no triton: {problem})")
-    operators, cache = decode_operators(recipe.operators), recipe.cache(FusedCache)
-    return _Kernels(operators, cache, fits(operators) and cache is FusedCache, "triton")
+        return _Kernels(recipe.operators, recipe.cache(DecodeCache), None, f"torch (no triton: {problem})")
+    own = decode_operators(recipe.operators)
+    if weights is not None and _products(weights):
+        return _kernels_of_blocks(recipe, weights, own, whole=fits(own))
+    cache = recipe.cache(FusedCache)
+    fuse = (lambda held: FusedStep(held, own)) if fits(own) and cache is FusedCache else None
+    return _Kernels(own, cache, fuse, "triton")
+
+
+def _kernels_of_blocks(recipe: CudaRecipe, weights: Prepared, own: Operators, *, whole: bool) -> _Kernels:
+    """The same for a model whose matrices are blocks. `whole`: no operator is planted."""
+    from pv.backends import triton_quant
+    from pv.backends.quant_step import QuantCache, QuantStep
+
+    operators = triton_quant.operators(own) if own.linear is not recipe.operators.linear else own
+    cache = recipe.cache(QuantCache)
+    fuse = (lambda held: QuantStep(held, operators, weights)) if whole and cache is QuantCache else None
+    return _Kernels(operators, cache, fuse, "triton")
+
+
+def _products(weights: Prepared) -> dict[str, str]:
+    """Which block types are multiplied as such, for the facts; nothing for a model of floats."""
+    matrices = [m for layer in weights.layers for m in (*layer.qkv, layer.attn_out, layer.ffn_gate, layer.ffn_up)]
+    matrices += [*(layer.ffn_down for layer in weights.layers), weights.lm_head]
+    found = sorted({str(matrix.type) for matrix in matrices if matrix.type.quantized})
+    return {"products": " ".join(found)} if found else {}
 
 
 def interpreted() -> bool:

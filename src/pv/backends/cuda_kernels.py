@@ -4,7 +4,15 @@ Every kernel stands for one operator of `pv.model.operators` and computes the sa
 plain float32 (no `tl.dot`, so TF32 cannot creep in). `decode_operators()` falls back to the reference operator for
 anything but one token, for block types and for layouts that a kernel does not read, so one table serves every call.
 
-Legend: S slots of the static cache, H width of a row, Hq and Hkv heads, D head dimension.
+The functions without a launch of their own (`begin`, `inverse_rms`, `activations`, `one_product`, `two_products`) are
+those that `pv.backends.cuda_fused_kernels` is made of too: what is computed in one place has the same bits in both.
+
+On a card with programmatic dependent launch (Hopper and later) a kernel lets the next one be placed before it is done,
+and a product has its first weights on the way before it waits for the activations: between the short kernels of a
+step the memory stays busy.
+
+Legend: S slots of the static cache, H width of a row, K columns of a matrix, Hq and Hkv heads, D head dimension, CARD
+whether dependent launch is there.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -13,6 +21,7 @@ Legend: S slots of the static cache, H width of a row, Hq and Hkv heads, D head 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -28,41 +37,141 @@ from pv.model.weights import Weight, WeightType
 
 
 class MatvecCut(NamedTuple):
-    """How a matrix-vector product is cut: rows of a program, columns of a step, warps of a program."""
+    """How a matrix-vector product is cut: rows of a program, columns of a step, warps of a program; `pairs` are the
+    rows of a program that takes two matrices.
+
+    A row's sum depends on columns and warps alone, so a single product and a fused one of the same matrix agree.
+    """
 
     rows: int
     columns: int
     warps: int
+    pairs: int = 2
 
 
-# By bytes of a weight. A step of a program moves rows * columns * bytes = 8 KiB; 16 programs share a multiprocessor.
-CUTS = {4: MatvecCut(4, 512, 4), 2: MatvecCut(4, 1024, 4)}
+# By bytes of a weight, for matrices of few rows, of many, and with long rows.
+CUTS = {
+    4: (MatvecCut(4, 512, 4), MatvecCut(4, 512, 4), MatvecCut(4, 512, 4)),
+    2: (MatvecCut(4, 1024, 4), MatvecCut(4, 1024, 4), MatvecCut(4, 1024, 4)),
+}
+MANY, LONG = 8192, 8192  # rows, columns
+ATTENTION_WARPS = 4  # of softmax and context, alone and in one kernel
+NORM_WARPS = 4  # of the norm alone and of every product that takes the norm before it: they sum in the same order
+
+
+def cut_of(rows: int, inner: int, size: int) -> MatvecCut:
+    """The cut for a matrix of `rows` rows and `inner` columns, `size` bytes a weight."""
+    few, many, long = CUTS[size]
+    cut = long if inner > LONG else many if rows > MANY else few
+    return cut._replace(columns=min(cut.columns, triton.next_power_of_2(inner)))
+
+
+@cache
+def dependent_launch(device: torch.device) -> bool:
+    """Whether kernels may be placed before the last one is done (CUDA's programmatic dependent launch)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def launching(device: torch.device) -> dict[str, Any]:
+    """What a launch on `device` is given beside its arguments."""
+    return {"launch_pdl": True} if dependent_launch(device) else {}
+
+
+# -- what kernels are made of -----------------------------------------------------------------------------------------
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # triton has no types
-def _matvec(w, x, y, n, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """y[r] = sum over k of w[r, k] x[k], for ROWS rows."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, COLUMNS)
-    inside = rows < n
-    start = w + rows.to(tl.int64)[:, None] * K
-    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for k in range(0, K, COLUMNS):
-        at = k + columns
-        part = tl.load(start + at[None, :], mask=inside[:, None] & (at < K)[None, :], other=0.0).to(tl.float32)
-        value = tl.load(x + at, mask=at < K, other=0.0).to(tl.float32)
-        sums += part * value[None, :]
-    tl.store(y + rows, tl.sum(sums, axis=1).to(y.dtype.element_ty), mask=inside)
+def begin(CARD: tl.constexpr):
+    """Let the next kernel be placed, then wait for what the last one wrote. A kernel so launched calls it once."""
+    if CARD:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rms_norm(x, gain, y, eps, H: tl.constexpr, BLOCK: tl.constexpr):
+def inverse_rms(x, eps, H: tl.constexpr, BLOCK: tl.constexpr):
+    """1 / sqrt(mean of squares + eps) of one row, found by all threads of a program."""
     at = tl.arange(0, BLOCK)
     value = tl.load(x + at, mask=at < H, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(value * value, axis=0) / H + eps)
-    scaled = (value * scale).to(x.dtype.element_ty)  # rounded as the reference rounds it, before the gain
-    product = tl.load(gain + at, mask=at < H, other=0.0).to(tl.float32) * scaled.to(tl.float32)
-    tl.store(y + at, product.to(y.dtype.element_ty), mask=at < H)
+    return tl.rsqrt(tl.sum(value * value, axis=0) / H + eps)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def activations(x, gain, scale, at, K: tl.constexpr, NORM: tl.constexpr):
+    """Columns `at` of the input, normalized where NORM; rounded as the reference rounds, before the gain and after."""
+    value = tl.load(x + at, mask=at < K, other=0.0)
+    if NORM:
+        scaled = (value.to(tl.float32) * scale).to(value.dtype)
+        weight = tl.load(gain + at, mask=at < K, other=0.0).to(tl.float32)
+        value = (weight * scaled.to(tl.float32)).to(value.dtype)
+    return value.to(tl.float32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _tile(start, inside, at, K: tl.constexpr):
+    """A tile of weights. They are read once a step, so the cache need not keep them."""
+    mask = inside[:, None] & (at < K)[None, :]
+    return tl.load(start + at[None, :], mask=mask, other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def one_product(
+    start, inside, x, gain, eps, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    NORM: tl.constexpr, CARD: tl.constexpr,
+):  # fmt: skip
+    """(ROWS,) float32 sums of the rows that begin at the pointers `start` (ROWS, 1). Begins the kernel."""
+    columns = tl.arange(0, COLUMNS)
+    part = _tile(start, inside, columns, K)
+    begin(CARD)
+    scale = inverse_rms(x, eps, K, BLOCK) if NORM else 1.0
+    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for k in range(0, K, COLUMNS):
+        value = activations(x, gain, scale, k + columns, K, NORM)
+        sums += part.to(tl.float32) * value[None, :]
+        part = _tile(start, inside, k + COLUMNS + columns, K)
+    return tl.sum(sums, axis=1)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def two_products(
+    start, other, inside, x, gain, eps, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr, NORM: tl.constexpr, CARD: tl.constexpr,
+):  # fmt: skip
+    """The same for two sets of rows that share one input."""
+    columns = tl.arange(0, COLUMNS)
+    part, also = _tile(start, inside, columns, K), _tile(other, inside, columns, K)
+    begin(CARD)
+    scale = inverse_rms(x, eps, K, BLOCK) if NORM else 1.0
+    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+    more = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for k in range(0, K, COLUMNS):
+        value = activations(x, gain, scale, k + columns, K, NORM)[None, :]
+        sums += part.to(tl.float32) * value
+        more += also.to(tl.float32) * value
+        part = _tile(start, inside, k + COLUMNS + columns, K)
+        also = _tile(other, inside, k + COLUMNS + columns, K)
+    return tl.sum(sums, axis=1), tl.sum(more, axis=1)
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def product(w, x, y, n, K: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CARD: tl.constexpr):
+    """y[r] = sum over k of w[r, k] x[k], for ROWS rows."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    start = w + rows.to(tl.int64)[:, None] * K
+    found = one_product(start, rows < n, x, x, 0.0, K, ROWS, COLUMNS, COLUMNS, False, CARD)
+    tl.store(y + rows, found.to(y.dtype.element_ty), mask=rows < n)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def norm(x, gain, y, eps, H: tl.constexpr, BLOCK: tl.constexpr, CARD: tl.constexpr):
+    """RMSNorm of one row."""
+    begin(CARD)
+    at = tl.arange(0, BLOCK)
+    value = activations(x, gain, inverse_rms(x, eps, H, BLOCK), at, H, True)
+    tl.store(y + at, value.to(y.dtype.element_ty), mask=at < H)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -150,10 +259,12 @@ def _silu(x, y, n, BLOCK: tl.constexpr):
 def matvec(x: torch.Tensor, w: torch.Tensor, cut: MatvecCut | None = None) -> torch.Tensor:
     """x (1, in) times w (out, in) transposed -> (1, out), in x's dtype; both contiguous."""
     rows, inner = w.shape
-    cut = cut or CUTS[w.element_size()]
+    cut = cut or cut_of(rows, inner, w.element_size())
     y = torch.empty((1, rows), dtype=x.dtype, device=x.device)
-    columns = min(cut.columns, triton.next_power_of_2(inner))
-    _matvec[(triton.cdiv(rows, cut.rows),)](w, x, y, rows, inner, cut.rows, columns, num_warps=cut.warps)
+    product[(triton.cdiv(rows, cut.rows),)](
+        w, x, y, rows, inner, cut.rows, min(cut.columns, triton.next_power_of_2(inner)), dependent_launch(x.device),
+        num_warps=cut.warps, **launching(x.device),
+    )  # fmt: skip
     return y
 
 
@@ -172,7 +283,10 @@ def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
         return reference.rms_norm(x, gain, eps)
     y = torch.empty_like(x)
     width = x.shape[-1]
-    _rms_norm[(1,)](x, gain, y, eps, width, triton.next_power_of_2(width), num_warps=8)
+    norm[(1,)](
+        x, gain, y, eps, width, triton.next_power_of_2(width), dependent_launch(x.device), num_warps=NORM_WARPS,
+        **launching(x.device),
+    )  # fmt: skip
     return y
 
 
@@ -205,7 +319,7 @@ def softmax(scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         return reference.softmax(scores, visible)
     slots = scores.shape[-1]
     out = torch.empty_like(scores)
-    _softmax[(scores.shape[0],)](scores, visible, out, slots, triton.next_power_of_2(slots), num_warps=4)
+    _softmax[(scores.shape[0],)](scores, visible, out, slots, triton.next_power_of_2(slots), num_warps=ATTENTION_WARPS)
     return out
 
 
@@ -217,7 +331,9 @@ def context(weights: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     groups, _, depth = v.shape
     out = torch.empty((heads, 1, depth), dtype=v.dtype, device=v.device)
     width = min(32, triton.next_power_of_2(depth))
-    _context[(heads, triton.cdiv(depth, width))](weights, v, out, slots, heads // groups, depth, 64, width, num_warps=4)
+    _context[(heads, triton.cdiv(depth, width))](
+        weights, v, out, slots, heads // groups, depth, 64, width, num_warps=ATTENTION_WARPS
+    )
     return out
 
 
