@@ -23,7 +23,8 @@ LIBRARIES = (
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def env(as_json: bool) -> None:
+@click.option("--ray", "for_ray", is_flag=True, help="Only what `ray start --resources` must be told, as JSON.")
+def env(as_json: bool, for_ray: bool) -> None:
     """What this machine has, and why something is not there.
 
     Versions, device classes, and the subjects that checks run on. Drivers are asked in child processes.
@@ -32,7 +33,13 @@ def env(as_json: bool) -> None:
     Examples:
       pv env
       pv env --json | jq .devices.cuda
+      ray start --address=HEAD:6379 --resources="$(pv env --ray)"
     """
+    if for_ray:
+        from pv.falsify.ray_engine import offered
+
+        click.echo(json.dumps(offered()))
+        return
     from pv.cli.here import project_here
 
     facts = facts_of(project_here())

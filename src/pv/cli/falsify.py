@@ -6,7 +6,8 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pv.contract.project import Project
     from pv.diagnostics.model import Diagnostic
     from pv.falsify.attempt import Attempt
+    from pv.falsify.cluster import Cluster
     from pv.falsify.planning import Task
     from pv.falsify.request import Asked, Prepared
     from pv.falsify.session import Options, Outcome
@@ -66,6 +68,8 @@ class ListOf(Words):
 @click.option("--adopt", is_flag=True, help="Overwrite status words that are not pv's.")
 @click.option("--allow-blocked", is_flag=True, help="Exit 0 although something could not be run here.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes.")
+@click.option("--ray", "address", is_flag=False, flag_value="auto", metavar="[ADDRESS]", help="Run on a Ray cluster.")
+@click.option("--ray-ship", is_flag=True, help="Send the project along to machines that do not have it.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For checks that draw numbers.")
 @click.option("--retry", type=click.Choice(["none"]), default="none", help="No check is run again until it passes.")
 @click.option("--output-format", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
@@ -86,6 +90,8 @@ def falsify(
     adopt: bool,
     allow_blocked: bool,
     jobs: int,
+    address: str | None,
+    ray_ship: bool,
     seed: int,
     retry: str,
     output_format: str,
@@ -100,6 +106,10 @@ def falsify(
               claim:outcome|guard  stale:[no]  result:failed|none|VERDICT
               check:yes|no  contract:GLOB  id:GLOB  binds:GLOB
     \b
+    Checks run side by side with -j N, one at a time on each graphics card of this machine; with --ray on the machines
+    of a cluster: --ray (the one that this machine belongs to), --ray=HOST:PORT, --ray=local (one of this run's own).
+
+    \b
     Exit codes
       0 everything survived       3 a check crashed, or a write was refused
       1 falsified or vacuous, or  4 something is blocked here
@@ -110,6 +120,7 @@ def falsify(
       pv falsify --id FALSIFY-APR-TRACE-SAVE-006
       pv falsify --all --allow-blocked --check
       pv falsify --all --cost slow,device -j 2
+      pv falsify --all --cost device --ray=head:6379 -j 8
       pv falsify --select status:<FUNCTIONAL,device:cuda --dry-run
     """
     from pv.contract.vocabulary import Cost, DeviceClass
@@ -133,20 +144,39 @@ def falsify(
         raise click.UsageError("say what to run: --id ID, --all, -k EXPR, --select TERMS, --failed, --stale, PATHS")
     write = not (check or dry_run)
     project = project_of(paths)
-    prepared = _prepared(project, asked)
-    options = Options(jobs, seed, write, drift_only=check, adopt=adopt, resumes=prepared.resumes)
-    outcome = run_prepared(project, prepared, options)
+    with _place(address, project, jobs, ship=ray_ship) as place:
+        prepared = _prepared(project, asked, place)
+        options = Options(jobs, seed, write, drift_only=check, adopt=adopt, resumes=prepared.resumes)
+        outcome = run_prepared(project, prepared, options, place)
     code = exit_code(outcome, allow_blocked=allow_blocked, check=check, unsound=len(prepared.unsound))
     _print(outcome, output_format, write=write, code=code)
     return code
 
 
-def run_prepared(project: Project, prepared: Prepared, options: Options) -> Outcome:
-    """Run with progress on stderr."""
+def run_prepared(project: Project, prepared: Prepared, options: Options, place: Cluster | None = None) -> Outcome:
+    """Run with progress on stderr, here or at a place elsewhere."""
     from pv.falsify.session import falsify as run
 
     with Talk(len(prepared.plan.tasks)) as talk:
-        return run(project, prepared.loaded, prepared.checks, prepared.plan, prepared.devices, talk, options)
+        return run(project, prepared.loaded, prepared.checks, prepared.plan, prepared.devices, talk, options, place)
+
+
+@contextmanager
+def _place(address: str | None, project: Project, jobs: int, *, ship: bool) -> Iterator[Cluster | None]:
+    """The cluster at an address; None for this machine. Raises click.UsageError where there is none."""
+    if address is None:
+        if ship:
+            raise click.UsageError("--ray-ship sends the project to a cluster: say which with --ray")
+        yield None
+        return
+    from pv.falsify.cluster import Cluster
+    from pv.falsify.ray_engine import ClusterError, connected
+
+    try:
+        with connected(address, project.root, jobs, ship=ship) as ray:
+            yield Cluster(ray, project, jobs, shipped=ship)
+    except ClusterError as wrong:
+        raise click.UsageError(str(wrong)) from None
 
 
 def exit_code(outcome: Outcome, *, allow_blocked: bool = False, check: bool = False, unsound: int = 0) -> ExitCode:
@@ -169,14 +199,15 @@ def exit_code(outcome: Outcome, *, allow_blocked: bool = False, check: bool = Fa
     return ExitCode.OK
 
 
-def _prepared(project: Project, asked: Asked) -> Prepared:
+def _prepared(project: Project, asked: Asked, place: Cluster | None = None) -> Prepared:
     """Everything before the first run; what is wrong with the chosen checks ends it here."""
+    from pv.falsify.devices import present
     from pv.falsify.journal import JournalError
     from pv.falsify.request import prepare
     from pv.falsify.selection import SelectionError
 
     try:
-        prepared = prepare(project, asked)
+        prepared = prepare(project, asked, place.devices if place else present)
     except (SelectionError, JournalError) as wrong:
         raise click.UsageError(str(wrong)) from None
     for unsound in prepared.unsound:

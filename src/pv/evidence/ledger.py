@@ -149,9 +149,7 @@ class Ledger:
         found = self.checks.of(contract.id, claim.id) if self.checks else None
         if found is None:
             return None
-        module = module_name(contract.first_id) if contract.metadata.formerly else ""
-        ids = tuple((one.id, one.first_id) for one in contract.claims if one.first_id != one.id)
-        return self.sources.closure(CheckSource(found.path, found.attacks, found.data, module, ids))
+        return self.sources.closure(source_of(contract, found))
 
     def has_check(self, contract: Contract, claim: Claim) -> bool | None:
         """Whether a check is registered for the claim; None where nobody looked."""
@@ -179,6 +177,13 @@ class Ledger:
         retraction = self.retractions.get(summary.digest)
         made = view(summary, self.closures.get(summary.closure_digest, {}), now)
         return replace(made, retracted=retraction.reason or "retracted") if retraction else made
+
+
+def source_of(contract: Contract, found: FoundCheck) -> CheckSource:
+    """What the closure of a contract's check is made from, under the names that contract and claims had first."""
+    module = module_name(contract.first_id) if contract.metadata.formerly else ""
+    ids = tuple((one.id, one.first_id) for one in contract.claims if one.first_id != one.id)
+    return CheckSource(found.path, found.attacks, found.data, module, ids)
 
 
 def open_contracts(loaded: Sequence[Loaded]) -> list[Contract]:

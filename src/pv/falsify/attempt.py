@@ -152,7 +152,7 @@ class _Bench:
             driver=self.device.driver if self.device and on_gpu else "",
         )
         answer = self.worker.ask(request, check.timeout, lambda *said: self.progress(control, *said))
-        said = _read_log(log)
+        said = read_log(log)
         if said:
             self.log += f"== {f'control {control!r}' if control else 'healthy'} ==\n".encode() + said.rstrip() + b"\n"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -205,7 +205,8 @@ def _exhaustion(task: Task, answer: Answer) -> str:
     return ""
 
 
-def _read_log(path: Path) -> bytes:
+def read_log(path: Path) -> bytes:
+    """The log of a run; of one that is too long its beginning and its end."""
     size = path.stat().st_size
     with path.open("rb") as log:
         if size <= KEPT_LOG:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pv.contract.load import Loaded, load_all
@@ -60,10 +60,11 @@ class Prepared:
     resumes: str = ""  # id of the run that this one takes up
 
 
-def prepare(project: Project, asked: Asked) -> Prepared:
+def prepare(project: Project, asked: Asked, probe: Callable[[Iterable[DeviceClass]], Devices] = present) -> Prepared:
     """Choose the claims, see that their checks fit, probe the devices, plan the cells. Runs and imports no check.
 
-    Raises SelectionError for ids and selections that mean nothing, JournalError for a run that cannot be taken up.
+    `probe` tells what is there; by default what this machine has. Raises SelectionError for ids and selections that
+    mean nothing, JournalError for a run that cannot be taken up.
     """
     loaded = load_all(asked.paths, project)
     checks = find_checks(project)
@@ -71,7 +72,7 @@ def prepare(project: Project, asked: Asked) -> Prepared:
     past = None if asked.resume is None else unfinished(project.cache, asked.resume)
     chosen = choose(rows_of(project, loaded, checks, ledger), asked, past)
     refused, warned = _problems(project, loaded, checks, chosen, every=asked.every)
-    devices = present(devices_needed(chosen))
+    devices = probe(devices_needed(chosen))
     made = plan(
         chosen,
         checks,

@@ -28,6 +28,7 @@ from pv.falsify.devices import Devices
 from pv.falsify.discovery import Checks
 from pv.falsify.journal import Journal
 from pv.falsify.judge import worst
+from pv.falsify.places import Place
 from pv.falsify.planning import Key, Plan, Task
 from pv.falsify.records import RunFacts, record_of, run_facts, unwritable, without_figures
 from pv.falsify.runner import Listener, Standing, run
@@ -121,10 +122,12 @@ def falsify(
     devices: Devices,
     listener: Listener,
     options: Options,
+    place: Place | None = None,
 ) -> Outcome:
     """Run a plan, keep the records worth keeping, and write what they earn (or find out what would be written).
 
-    After Ctrl-C the finished attempts count: their records are kept and settled, and `interrupted` is set.
+    `place` is where its checks run, None for this machine; only this process keeps records. After Ctrl-C the finished
+    attempts count: their records are kept and settled, and `interrupted` is set.
     """
     ledger = Ledger.open(project, checks)
     facts = run_facts(project, options.seed)
@@ -138,6 +141,8 @@ def falsify(
         standing=standing_on_record(ledger, plan.tasks),
         jobs=options.jobs,
         seed=options.seed,
+        place=place,
+        closures=keeper.closures,
     )
     if keeper.journal and not finished.interrupted:
         keeper.journal.end()
