@@ -181,14 +181,28 @@ def test_a_card_that_never_answers_is_an_error():
     cuda._wait(SimpleNamespace(query=lambda: True), 0.0)
 
 
+def test_only_a_decode_step_is_waited_for_awake(monkeypatch):
+    """Whoever spins takes a core from the CPU's reference, which computes while the card does."""
+    naps: list[float] = []
+    clock = iter(range(1000))
+    monkeypatch.setattr(cuda.time, "monotonic", lambda: next(clock) * 0.005)
+    monkeypatch.setattr(cuda.time, "sleep", naps.append)
+    answers = iter([False] * 4 + [True])
+    cuda._wait(SimpleNamespace(query=lambda: next(answers)), 1.0)
+    assert len(naps) == 4
+    answers = iter([False] * 4 + [True])
+    cuda._wait(SimpleNamespace(query=lambda: next(answers)), 1.0, spin=cuda.SPIN_SECONDS)
+    assert len(naps) == 4 + 2  # 5 and 10 ms awake, then asleep
+
+
 def test_kernels_are_left_out_where_triton_is_not_there(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "pv.backends.cuda_fused", None)
-    found = cuda._kernels_for(CUDA_RECIPE, wanted=True)
+    found = cuda._kernels_for(CUDA_RECIPE, None, wanted=True)
     assert found.operators is REFERENCE
     assert found.cache is DecodeCache
-    assert not found.fusible
+    assert found.fuse is None
     assert found.word.startswith("torch (no triton")
 
 
@@ -203,10 +217,10 @@ def test_what_triton_cannot_do_torch_does(monkeypatch, nano):
             return REFERENCE.rms_norm(x, gain, eps)
         raise CompilationError("at line 3\nof a kernel")
 
-    broken = cuda._Kernels(replace(REFERENCE, rms_norm=failing), DecodeCache, True, "triton")
-    healthy = cuda._Kernels(REFERENCE, DecodeCache, False, "torch")
+    broken = cuda._Kernels(replace(REFERENCE, rms_norm=failing), DecodeCache, lambda cache: None, "triton")
+    healthy = cuda._Kernels(REFERENCE, DecodeCache, None, "torch")
     monkeypatch.setattr(cuda, "interpreted", lambda: True)
-    monkeypatch.setattr(cuda, "_kernels_for", lambda recipe, wanted: broken if wanted else healthy)
+    monkeypatch.setattr(cuda, "_kernels_for", lambda recipe, weights, wanted: broken if wanted else healthy)
     session = open_cuda(nano, device="cpu")
     assert session.facts.details["kernels"] == "torch (triton failed: CompilationError: at line 3)"
     assert np.abs(session.prefill(TOKENS) - open_cpu(nano).prefill(TOKENS)).max() <= 1e-5
@@ -214,18 +228,16 @@ def test_what_triton_cannot_do_torch_does(monkeypatch, nano):
 
 def test_a_fused_step_of_other_bits_is_not_taken(monkeypatch, nano):
     class OtherBits:
-        def __init__(self, operators) -> None:
-            self.operators = replace(operators, add=lambda x, y: x + y + 1e-3)
+        operators = replace(REFERENCE, add=lambda x, y: x + y + 1e-3)
 
         def begin(self) -> None:
             pass
 
         settle = begin
 
-    kernels = cuda._Kernels(REFERENCE, DecodeCache, True, "triton")
+    kernels = cuda._Kernels(REFERENCE, DecodeCache, lambda cache: OtherBits(), "triton")
     monkeypatch.setattr(cuda, "interpreted", lambda: True)
-    monkeypatch.setattr(cuda, "_kernels_for", lambda recipe, wanted: kernels)
-    monkeypatch.setattr(cuda._Kernels, "fused", lambda self, cache: OtherBits(self.operators))
+    monkeypatch.setattr(cuda, "_kernels_for", lambda recipe, weights, wanted: kernels)
     session = open_cuda(nano, device="cpu")
     assert session.facts.details["kernels"] == "triton, not fused (the bits differ)"
     assert session._fused is None

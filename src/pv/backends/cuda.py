@@ -30,6 +30,7 @@ from pv.model.weights import Prepared, Weights, WeightType, prepare
 
 BACKEND = "cuda"
 WATCHDOG_SECONDS = 120.0
+SPIN_SECONDS = 0.012  # longer than a decode step that is bound by memory takes
 FIRST_CAPACITY = 256  # slots of the cache; doubled as needed, which records the graph anew
 HEADROOM = 1 << 30  # bytes that the weights leave for cache, activations and the graph
 
@@ -271,7 +272,7 @@ class CudaSession:
                 logits = self._replay(tokens[0])
             else:
                 ids = torch.tensor(list(tokens), dtype=torch.int64, device=weights.device)
-                logits = self._fetch(self._forward(ids, tap, graft))
+                logits = self._fetch(self._forward(ids, tap, graft), SPIN_SECONDS if count == 1 else 0.0)
             return self._recipe.logits(logits, count, start)
 
     def _forward(self, ids: torch.Tensor, tap: Tap | None, graft: Graft | None) -> torch.Tensor:
@@ -292,7 +293,7 @@ class CudaSession:
         graph.replay()
         self.replayed += 1
         self._cache.advance_host(1)
-        return self._fetch(logits)
+        return self._fetch(logits, SPIN_SECONDS)
 
     def _record(self) -> tuple[Any, torch.Tensor]:
         """A graph of one decode step and its output. One step runs before, eagerly, so that every kernel is compiled;
@@ -343,13 +344,16 @@ class CudaSession:
             self._fused = None
             self._kernels = replace(self._kernels, fuse=None, word=f"{self._kernels.word}, not fused ({word})")
 
-    def _fetch(self, logits: torch.Tensor) -> np.ndarray:
-        """Logits as float32 on the host; waits for the card at most `watchdog` seconds."""
+    def _fetch(self, logits: torch.Tensor, spin: float = 0.0) -> np.ndarray:
+        """Logits as float32 on the host; waits for the card at most `watchdog` seconds, the first `spin` of them awake.
+
+        A prompt is waited for asleep: the CPU's reference computes meanwhile and wants every core.
+        """
         self._answer.copy_(logits, non_blocking=True)
         if self._on_card:
             done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             done.record()
-            _wait(done, self.options.watchdog)
+            _wait(done, self.options.watchdog, spin)
         return self._answer.numpy().copy()
 
     # -- memory -----------------------------------------------------------------------------------------------
@@ -413,14 +417,14 @@ def _first_line(problem: BaseException) -> str:
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]
 
 
-def _wait(done: Any, seconds: float) -> None:
-    """Poll an event: at once while a step is short, then twice a millisecond. A hang becomes an error, not our hang."""
+def _wait(done: Any, seconds: float, spin: float = 0.0) -> None:
+    """Poll an event: at once for `spin` seconds, then twice a millisecond. A hang becomes an error, not our hang."""
     began = time.monotonic()
     while not done.query():
         waited = time.monotonic() - began
         if waited > seconds:
             raise BackendError(BACKEND, f"the card gave no answer within {seconds:g} s", "the driver may hang")
-        if waited > 0.05:
+        if waited > spin:
             time.sleep(0.0005)
 
 
