@@ -29,6 +29,7 @@ COMMANDS: dict[str, Entry] = {
     "verify": Entry("pv.cli.verify:verify", "Re-judge every record offline; run nothing.", "Contracts"),
     "gate": Entry("pv.cli.gate:gate", "May this be merged? What CI asks.", "Contracts"),
     "evidence": Entry("pv.cli.evidence:evidence", "Show, export, import and prune evidence records.", "Contracts"),
+    "mv": Entry("pv.cli.mv:mv", "Rename a claim or a contract; its evidence comes along.", "Contracts"),
     "retract": Entry("pv.cli.retract:retract", "Invalidate a record, with a reason.", "Contracts"),
     "list": Entry("pv.cli.list_:list_", "List falsifiers by contract, status, device.", "Contracts"),
     "explain": Entry("pv.cli.explain:explain", "Explain a rule code or a falsifier.", "Contracts"),

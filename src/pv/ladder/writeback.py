@@ -166,6 +166,13 @@ def write(plan: WritePlan, replan: Replan | None = None) -> WritePlan:
     return plan
 
 
+class Edited(NamedTuple):
+    """A file's bytes after an edit, and what was left as it was, in words."""
+
+    content: bytes
+    notes: tuple[str, ...] = ()
+
+
 def edit(
     loaded: Loaded,
     change: Callable[[Draft], None],
@@ -173,7 +180,7 @@ def edit(
     base: Contract | None = None,
     *,
     now: Contract | None = None,
-) -> bytes:
+) -> Edited:
     """The file after a change that pv makes for somebody (a rename), with the version and changelog entry it demands.
 
     Proven like any other write, and not written yet. `now` is the contract as it will be called. Raises Unsafe,
@@ -182,10 +189,10 @@ def edit(
     document, contract = _sound(loaded)
     draft = Draft(document)
     change(draft)
-    if not draft.edits and now is None:
-        return document.content
-    _bump(_Task(document, now or contract, base or contract, today, adopt=False), draft, ())
-    return _proven(draft)
+    if not draft.edits:
+        return Edited(document.content)
+    notes = _bump(_Task(document, now or contract, base or contract, today, adopt=False), draft, ())
+    return Edited(_proven(draft), tuple(notes))
 
 
 def is_written(contract: Contract, flip: Flip) -> bool:
