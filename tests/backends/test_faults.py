@@ -64,3 +64,22 @@ def test_a_killed_start_leaves_nothing_torn(tmp_path):
     kept = list((tmp_path / "parity").iterdir())
     assert len(kept) == 1
     assert json.loads(kept[0].read_text())["accepted"] is True
+
+
+@pytest.mark.usefixtures("vulkan")
+def test_a_device_lost_in_the_answer_is_followed_by_the_cpu_or_ends_it_as_asked(tmp_path):
+    lost = ("--no-gate", "--plant-defect", "wgpu=device-lost", "--receipt", str(tmp_path / "receipt.json"))
+    process = start(tmp_path, "--backend", "wgpu", *lost)
+    answer, said = process.communicate(timeout=240)
+    assert (process.returncode, answer) == (0, "2 + 2 equals 4.\n")
+    lines = [line.partition("] ")[2] for line in said.splitlines()]
+    assert "wgpu path failed after 7 tokens, continuing on the CPU: the device was lost (planted)" in lines
+    assert lines[-1] == "Backend: CPU"
+    receipt = json.loads((tmp_path / "receipt.json").read_text())
+    assert receipt["served"] == "cpu"
+    assert [event["what"] for event in receipt["events"]] == ["backend", "not gated", "failed", "backend"]
+    required = start(tmp_path, "--require", "wgpu", *lost)
+    answer, said = required.communicate(timeout=240)
+    assert required.returncode == 4
+    assert said.splitlines()[-1] == "Error: device: the device was lost (planted)"
+    assert json.loads((tmp_path / "receipt.json").read_text())["served"] == "wgpu"

@@ -218,13 +218,60 @@ def test_a_nan_stands_in_the_receipt_as_a_word(machine, tmp_path):
     assert '"cosine": "nan"' in text
 
 
+# -- a device that fails while it serves ----------------------------------------------------------------------------
+
+
+def loses(alive: int):
+    """Right for `alive` passes, then the device is gone; the gate's own are a prompt and two steps."""
+    left = [alive]
+
+    def change(logits: np.ndarray, _: int) -> np.ndarray:
+        left[0] -= 1
+        if left[0] < 0:
+            raise BackendError("cuda", "the device was lost")
+        return logits
+
+    return change
+
+
+def test_a_device_lost_in_the_answer_is_followed_by_the_cpu(machine, nano):
+    machine.gpus = {"cuda": loses(3 + 2), "wgpu": right}
+    receipt, written = Receipt(), []
+    session = machine.serve(receipt=receipt, later=lambda: written.append(receipt.served))
+    answers = [session.prefill(TOKENS), session.decode(5), session.decode(6), session.decode(7)]
+    reference = open_cpu(nano)
+    expected = [reference.prefill(TOKENS), *(reference.decode(token) for token in (5, 6, 7))]
+    assert all(np.abs(ours - theirs).max() <= 1e-5 for ours, theirs in zip(answers, expected, strict=True))
+    assert session.facts.backend == "cpu"
+    lines = machine.lines()
+    assert lines[2:] == ["CUDA path failed after 6 tokens, continuing on the CPU: the device was lost", "Backend: CPU"]
+    assert [event.what for event in receipt.events] == ["backend", "accepted", "failed", "backend"]
+    assert written == ["cpu"]
+    assert machine.opened == ["cuda", "cpu"]  # not wgpu: nothing has vouched for it
+    assert machine.last.closed == 1
+
+
+@pytest.mark.parametrize("choice", [Choice(require="cuda"), Choice(backend="cuda")], ids=["require", "backend"])
+def test_what_was_required_is_not_replaced(machine, choice):
+    machine.gpus = {"cuda": loses(3 + 1)}
+    session = machine.serve(choice)
+    session.prefill(TOKENS)
+    if choice.require:
+        with pytest.raises(BackendError, match="cuda: the device was lost"):
+            session.decode(5)
+        assert session.facts.backend == "cuda"
+    else:
+        session.decode(5)
+        assert session.facts.backend == "cpu"
+
+
 # -- the memory of accepted comparisons ---------------------------------------------------------------------------
 
 
 @pytest.fixture
 def remembering(machine, nano, monkeypatch):
     """Starts through the registry's own opener, so that verdicts are remembered."""
-    monkeypatch.setattr(registry, "_open", machine.open)
+    monkeypatch.setattr(registry, "open_named", machine.open)
 
     def start(options=None, prompt=TOKENS, digest="sha256:abc"):
         machine.said.clear()

@@ -126,7 +126,7 @@ def choose(
     for name in choice.order:
         last = name == choice.order[-1]
         try:
-            session = (open_backend or _open)(name, weights)
+            session = (open_backend or open_named)(name, weights)
         except Exception as problem:
             if not isinstance(problem, BackendError) and not BACKENDS[name].gpu:
                 raise  # the CPU is the reference: what it raises is no reason to look elsewhere
@@ -161,7 +161,8 @@ def _in_words(name: str, problem: Exception) -> BackendError:
     return BackendError(name, f"{type(problem).__name__}: {lines[0] if lines else 'no message'}")
 
 
-def _open(name: str, weights: Weights) -> Session:
+def open_named(name: str, weights: Weights) -> Session:
+    """A session of backend `name`, by the table's opener."""
     return opener(name)(weights)
 
 

@@ -42,14 +42,18 @@ class Start:
         for backend, name in self.plants:
             say(BANNER.format(name=name, backend=backend))
         receipt = Receipt()
+
+        def write() -> None:
+            if self.receipt is not None:
+                receipt.write(self.receipt)
+
         try:
             return serve(
                 model.weights, prompt, choice, options,
-                say=say, digest=lambda: model.digest, open_backend=self._opener(), receipt=receipt,
+                say=say, digest=lambda: model.digest, open_backend=self._opener(), receipt=receipt, later=write,
             )  # fmt: skip
         finally:
-            if self.receipt is not None:
-                receipt.write(self.receipt)
+            write()
 
     def _opener(self) -> Open | None:
         """What stands in for the table's openers: planted defects, or CUDA in half precision; None for neither."""

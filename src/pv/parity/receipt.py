@@ -61,7 +61,7 @@ class Subject:
 class Event:
     """One thing that happened while a backend was chosen, with the line that was printed for it."""
 
-    what: str  # unavailable, backend, rejected, accepted, not gated
+    what: str  # unavailable, backend, rejected, accepted, not gated, failed
     backend: str
     line: str
     verdict: Mapping[str, Any] | None = None

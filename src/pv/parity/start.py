@@ -1,7 +1,8 @@
 """A model, a prompt and a choice of backends -> the session that serves, every event said in one tagged line.
 
 CUDA, then wgpu, then the CPU; a GPU serves only after the gate accepted it. The CPU reference is opened for each GPU
-that opens and closed before anything serves.
+that opens and closed before anything serves. A GPU that fails while it serves is followed by the CPU, unless it was
+required.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 import torch
 
 from pv.backends import cpu
+from pv.backends.enduring import EnduringSession
 from pv.backends.protocol import BackendError, DeviceFacts, Session
-from pv.backends.registry import BACKENDS, Choice, Open, RejectedError, choose
+from pv.backends.registry import BACKENDS, Choice, Open, RejectedError, choose, open_named
 from pv.compare.thresholds import Kind
 from pv.model.weights import Weights
 from pv.parity.gate import (
@@ -75,11 +77,13 @@ def serve(
     digest: Callable[[], str] = lambda: "",
     open_backend: Open | None = None,
     receipt: Receipt | None = None,
+    later: Callable[[], None] = lambda: None,
 ) -> Session:
     """The session that serves; `receipt` is filled event by event. Raises the last BackendError when none is left.
 
     `digest`: of the model, asked for only when a GPU is judged. `open_backend` stands in for the table's openers. With
-    `choice.no_gpu` nothing is said: no GPU is part of the story.
+    `choice.no_gpu` nothing is said: no GPU is part of the story. `later` is called when a device failed while it served
+    and the receipt has got longer.
     """
     options = options or GateOptions()
     if choice.no_gpu:
@@ -92,7 +96,27 @@ def serve(
     judge = _Judge(options, teller, digest)
     session = choose(weights, prompt, choice, teller, judge if options.enabled else None, open_backend)
     teller.receipt.served = session.facts.backend
-    return session
+    if session.facts.backend == choice.order[-1]:
+        return session
+    return _enduring(session, teller, lambda: (open_backend or open_named)("cpu", weights), later)
+
+
+def _enduring(session: Session, teller: _Teller, open_cpu: Callable[[], Session], later: Callable[[], None]) -> Session:
+    """The session, and the CPU behind it: the answer so far is kept, and computed again there."""
+    name = session.facts.backend
+
+    def failed(problem: BackendError, fed: int) -> None:
+        words = f"{BACKENDS[name].title} path failed after {fed} tokens, continuing on the CPU: {problem.reason}"
+        teller.tell("failed", name, words)
+
+    def another() -> Session:
+        found = open_cpu()
+        teller.opened("cpu", found)
+        teller.receipt.served = "cpu"
+        later()
+        return found
+
+    return EnduringSession(session, another, failed)
 
 
 @dataclass
