@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pv.backends.cpu import open_cpu
 from pv.backends.protocol import BackendError, Session
 from pv.backends.wgpu_device import HARDWARE, Device, Region
-from pv.backends.wgpu_plan import RECIPE
+from pv.backends.wgpu_recipe import RECIPE
 from pv.backends.wgpu_session import WgpuSession, open_wgpu
 from pv.model.errors import ContextError
 from pv.model.spec import named_shape

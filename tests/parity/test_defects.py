@@ -13,7 +13,7 @@ import pytest
 
 from pv.backends.cuda import CUDA_RECIPE, open_cuda
 from pv.backends.protocol import BackendError
-from pv.backends.wgpu_plan import RECIPE
+from pv.backends.wgpu_recipe import RECIPE
 from pv.parity.deep import deep, record
 from pv.parity.defects import DEFECTS, planted_opener
 from pv.parity.gate import lockstep, reference_logits

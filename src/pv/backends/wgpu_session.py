@@ -15,7 +15,8 @@ import numpy as np
 from pv.backends.protocol import BackendError, DeviceFacts, Graft, Tap
 from pv.backends.torch_session import check_tokens
 from pv.backends.wgpu_device import BACKEND, GUARD_BITS, Device, Region
-from pv.backends.wgpu_plan import RECIPE, Cache, Op, Place, Plan, Recipe, Step
+from pv.backends.wgpu_plan import Cache, Plan
+from pv.backends.wgpu_recipe import RECIPE, Op, Place, Recipe, Step
 from pv.backends.wgpu_weights import upload
 from pv.model.errors import ContextError
 from pv.model.rope import RopeTables
@@ -145,7 +146,7 @@ class WgpuSession:
         target = self._device.readback(result.size)
         for first in range(0, len(ops), batch):
             encoder = self._device.encoder()
-            _dispatch(encoder, ops[first : first + batch], step)
+            dispatch(encoder, ops[first : first + batch], step)
             if first + batch >= len(ops):
                 encoder.copy_buffer_to_buffer(result.buffer, result.offset, target, 0, result.size)
             self._device.submit([encoder.finish()])
@@ -161,7 +162,7 @@ class WgpuSession:
             wanted = [(stage, place) for stage, place in op.stages if tap.wants(stage, op.layer)]
             if not wanted:
                 continue
-            _dispatch(encoder, run, step)
+            dispatch(encoder, run, step)
             run = []
             for stage, place in wanted:
                 size = 4 * place.floats(step)
@@ -173,7 +174,7 @@ class WgpuSession:
                 encoder.copy_buffer_to_buffer(place.region.buffer, place.region.offset, stash.buffer, full, size)
                 caught.append(_Caught(stage, op.layer, place, full, size))
                 full += size
-        _dispatch(encoder, run, step)
+        dispatch(encoder, run, step)
         self._device.submit([encoder.finish()])
         self._hand_out(caught, step, tap)
 
@@ -194,7 +195,7 @@ class WgpuSession:
             if not op.stages:
                 continue
             encoder = self._device.encoder()
-            _dispatch(encoder, run, step)
+            dispatch(encoder, run, step)
             self._device.submit([encoder.finish()])
             run = []
             for stage, place in op.stages:
@@ -282,7 +283,7 @@ def open_wgpu(weights: Weights, *, recipe: Recipe = RECIPE, guard: bool = False)
     return WgpuSession(weights, recipe=recipe, guard=guard)
 
 
-def _dispatch(encoder: Any, ops: Sequence[Op], step: Step) -> None:
+def dispatch(encoder: Any, ops: Sequence[Op], step: Step) -> None:
     """Encode dispatches into one compute pass; wgpu puts the barriers between those that depend on each other."""
     work = encoder.begin_compute_pass()
     for op in ops:

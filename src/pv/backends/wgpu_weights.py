@@ -7,7 +7,7 @@ backend serves, visibly; a detour over float32 would hide what the type was chos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ def upload(device: Device, weights: Weights) -> Model:
     spec = weights.spec
     _want_fours(spec)
     _want_shaders(weights)
-    loader = _Loader(device, weights)
+    loader = _Loader(device, weights.tensors)
 
     def layer(at: str) -> Layer:
         return Layer(
@@ -92,11 +92,16 @@ def upload(device: Device, weights: Weights) -> Model:
     )
 
 
+def upload_matrix(device: Device, weight: Weight) -> Matrix:
+    """Copy one matrix to the device."""
+    return _Loader(device, {weight.name: weight}).matrix(weight.name)
+
+
 class _Loader:
     """Uploads tensors by our names."""
 
-    def __init__(self, device: Device, weights: Weights) -> None:
-        self._device, self._tensors = device, weights.tensors
+    def __init__(self, device: Device, tensors: Mapping[str, Weight]) -> None:
+        self._device, self._tensors = device, tensors
 
     def vector(self, *names: str) -> Region:
         """1-D tensors, one behind the other."""

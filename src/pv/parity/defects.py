@@ -15,7 +15,7 @@ import numpy as np
 from pv.backends.cuda import CUDA_RECIPE, CudaOptions, open_cuda
 from pv.backends.protocol import BackendError, Session
 from pv.backends.registry import Open, opener
-from pv.backends.wgpu_plan import RECIPE
+from pv.backends.wgpu_recipe import RECIPE
 from pv.backends.wgpu_session import open_wgpu
 from pv.model.weights import Weights
 from pv.parity import planted_torch, planted_wgpu

@@ -11,7 +11,7 @@ from math import sqrt
 import numpy as np
 import torch
 
-from pv.model.weights import Weight, Weights
+from pv.model.weights import Weight, Weights, WeightType
 
 
 def gate_and_up_swapped(weights: Weights) -> Weights:
@@ -25,24 +25,33 @@ def gate_and_up_swapped(weights: Weights) -> Weights:
 
 
 def one_block_wrong(weights: Weights) -> Weights:
-    """32 consecutive weights of one row of the last down projection with the wrong sign."""
+    """32 consecutive weights of one row of the last down projection with the wrong sign; of a block type, one block."""
+    name = f"layers.{weights.spec.layers - 1}.ffn_down"
+    row = int(weights.tensors[name].dense().abs().sum(1).argmax())  # a row that matters, or nothing would show
 
     def change(values: torch.Tensor) -> torch.Tensor:
-        row = int(values.abs().sum(1).argmax())  # a row that matters, or nothing would show
         values[row, :32] *= -1.0
         return values
 
-    return _with(weights, f"layers.{weights.spec.layers - 1}.ffn_down", change)
+    def change_block(stored: torch.Tensor, high_bytes: tuple[int, ...]) -> torch.Tensor:
+        stored[row, list(high_bytes)] ^= 0x80  # the sign of a float16
+        return stored
+
+    return _with(weights, name, change, change_block)
 
 
 def one_nan(weights: Weights) -> Weights:
-    """One weight in the middle of the model is NaN."""
+    """One weight in the middle of the model is NaN; of a block type, one scale."""
 
     def change(values: torch.Tensor) -> torch.Tensor:
         values[0, 0] = float("nan")
         return values
 
-    return _with(weights, f"layers.{weights.spec.layers // 2}.ffn_gate", change)
+    def change_block(stored: torch.Tensor, high_bytes: tuple[int, ...]) -> torch.Tensor:
+        stored[0, high_bytes[0]] = 0x7E
+        return stored
+
+    return _with(weights, f"layers.{weights.spec.layers // 2}.ffn_gate", change, change_block)
 
 
 def without_bias(weights: Weights) -> Weights:
@@ -77,6 +86,29 @@ def argmax_kept(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def _with(weights: Weights, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Weights:
-    changed = Weight.of(name, change(weights.tensors[name].dense().clone()))
+# Where the upper bytes of a block's float16 scale and minimum lie.
+_HIGH_BYTES: dict[WeightType, tuple[int, ...]] = {
+    WeightType.Q4_0: (1,),
+    WeightType.Q5_0: (1,),
+    WeightType.Q8_0: (1,),
+    WeightType.Q4_1: (1, 3),
+    WeightType.Q5_1: (1, 3),
+    WeightType.Q4_K: (1, 3),
+    WeightType.Q5_K: (1, 3),
+    WeightType.Q6_K: (209,),
+}
+
+
+def _with(
+    weights: Weights,
+    name: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    change_block: Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor],
+) -> Weights:
+    """One tensor changed. A block type stays one: a defect must not bring another product with it."""
+    weight = weights.tensors[name]
+    if weight.type.quantized:
+        changed = replace(weight, data=change_block(weight.data.clone(), _HIGH_BYTES[weight.type]))
+    else:
+        changed = Weight.of(name, change(weight.dense().clone()))
     return replace(weights, tensors={**weights.tensors, name: changed})

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pv.backends.wgpu_plan import RECIPE, Op, Recipe, Step
+from pv.backends.wgpu_recipe import RECIPE, Op, Recipe, Step
 from pv.model.rope import RopeTables
 from pv.model.spec import ModelSpec
 from pv.model.stages import Stage
@@ -63,12 +63,17 @@ def decode_kernel_missing(spec: ModelSpec) -> Recipe:
 
 
 def tf32(_: ModelSpec) -> Recipe:
-    """Both operands of every product rounded to 10 bits of mantissa."""
+    """Both operands of every product rounded to 10 bits of mantissa; where weights are blocks, the scales of x."""
     function = (
         "fn tf32(v: vec4<f32>) -> vec4<f32> "
         "{ return bitcast<vec4<f32>>((bitcast<vec4<u32>>(v) + vec4(0x1000u)) & vec4(0xffffe000u)); }\n"
     )
-    edits: list[Edit] = [(name, _ENTRY, function + _ENTRY) for name in ("matmul", "matvec")]
+    edits: list[Edit] = [
+        (name, _ENTRY, function + _ENTRY) for name in ("matmul", "matvec", "blocks_matmul", "blocks_matvec")
+    ]
+    for name in ("blocks_matmul", "blocks_matvec"):
+        scale = "a_scale[token * (UNITS / SHARE) + u / SHARE]"
+        edits.append((name, scale, f"tf32(vec4({scale})).x"))
     for axis in "xyzw":
         edits.append(("matmul", f"w[rows.{axis} + k];", f"tf32(w[rows.{axis} + k]);"))
         edits.append(("matmul", f"x[tokens.{axis} + k];", f"tf32(x[tokens.{axis} + k]);"))
@@ -78,7 +83,7 @@ def tf32(_: ModelSpec) -> Recipe:
 
 
 def int8(_: ModelSpec) -> Recipe:
-    """Activations of every product rounded to 8 bits with one scale for a token."""
+    """Activations of every product rounded to 8 bits with one scale for a token, where blocks have one for a block."""
     function = "fn int8(v: vec4<f32>, s: f32) -> vec4<f32> { return round(v / s) * s; }\n"
     edits: list[Edit] = [(name, _ENTRY, function + _ENTRY) for name in ("matmul", "matvec")]
     scales = "".join(_scale(f"tokens.{axis}", axis) for axis in "xyzw")
@@ -87,6 +92,7 @@ def int8(_: ModelSpec) -> Recipe:
     head = "    var sums: array<vec4<f32>, ROWS>;"
     edits.append(("matvec", head, _scale("source", "x") + head))
     edits.append(("matvec", "let value = x[source + k];", "let value = int8(x[source + k], scale_x);"))
+    edits.append(("quantize", _OF_A_BLOCK, "for (var k = 4u * t * PIECES; k < 4u * (t + 1u) * PIECES; k++)"))
     return edited(*edits)
 
 
@@ -103,10 +109,11 @@ def tile_edge(length: int) -> Planted:
     """The last row of a pass of exactly `length` tokens is halved in every product."""
     store = "y[(t + i) * OUTER + chunk.first + row + j] = sums[i][j]"
     wrong = f"select(1.0, 0.5, step.tokens == {length}u && t + i == {length - 1}u)"
-    return shader(("matmul", store, f"{store} * {wrong}"))
+    return shader(("matmul", store, f"{store} * {wrong}"), ("blocks_matmul", store, f"{store} * {wrong}"))
 
 
 _ENTRY = "@compute @workgroup_size"
+_OF_A_BLOCK = "for (var k = 4u * block; k < 4u * (block + SHARE); k++)"
 
 OTHER_HEADS = shader(
     ("scores", "(h / GROUP)", "(h % (QUERY_HEADS / GROUP))"), ("context", "(h / GROUP)", "(h % (QUERY_HEADS / GROUP))")
@@ -132,7 +139,12 @@ GELU = shader(
         "0.5 * gate * (1.0 + tanh(0.7978845608 * (gate + 0.044715 * gate * gate * gate)));",
     )
 )
-NEXT_ROW = shader(("embedding", "= token[t] - chunk.first;", "= token[t] + 1u - chunk.first;"))
+NEXT_ROW = shader(
+    *(
+        (name, "= token[t] - chunk.first;", "= token[t] + 1u - chunk.first;")
+        for name in ("embedding", "blocks_embedding")
+    )
+)
 WRITES_BEYOND = shader(  # a vec4 of the first key, in the slot behind the last one of this pass
     (
         "append",

@@ -15,10 +15,16 @@ const EXPONENT = 0x7f800000u;  // all of its bits: infinity or NaN. Compilers ma
 
 fn finite(value: f32) -> bool { return (bitcast<u32>(value) & EXPONENT) != EXPONENT; }
 
-// numerator / x, rounded once: WGSL lets a quotient err by 2.5 units in the last place.
+fn upper(value: f32) -> f32 { return bitcast<f32>(bitcast<u32>(value) & 0xfffff000u); }
+
+// numerator / x, rounded once. WGSL lets a quotient err by 2.5 units in the last place, and `fma` round twice; so the
+// remainder is taken with halves of 12 bits, whose products are exact (Dekker 1971).
 fn over(numerator: f32, x: f32) -> f32 {
     let near = numerator / x;
-    let better = near + fma(-near, x, numerator) / x;
+    let q = upper(near);
+    let d = upper(x);
+    let rest = ((numerator - q * d) - q * (x - d)) - (near - q) * d - (near - q) * (x - d);
+    let better = near + rest / x;
     return select(near, better, finite(better));
 }
 
