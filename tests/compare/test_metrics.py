@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -105,6 +105,101 @@ def test_float32_sums_are_not_believed_where_they_cannot_be():
     assert found.rel_l2 == pytest.approx(2 / 8)
 
 
+def lost_squares(width: int) -> np.ndarray:
+    """Differences whose later squares vanish in a float32 sum, in whatever number of lanes up to 256 it is taken."""
+    d = np.ones(width)
+    d[256:] = np.sqrt(0.9) * 2.0**-12
+    return d
+
+
+def adversarial(rows: int = 6, width: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+    """Row 3 is the worst by every figure of the whole error, and float32 finds another: the last ones seem larger."""
+    r = np.tile(np.where(np.arange(width) % 2, 16.0, -16.0), (rows, 1)).astype(np.float32)
+    d = np.zeros((rows, width))
+    d[3] = lost_squares(width)
+    for row in set(range(rows)) - {3}:
+        d[row, :256] = 1.0
+        d[row, 0] = 1 + 26 * 2.0**-19  # adds 1e-4 to a sum of 256, half of what the lost squares add to theirs
+    return (r + d).astype(np.float32), r
+
+
+def figures(x, r):
+    """rel_l2, linf_rel, cosine_loss and max |x - r| of each row in float64, the cosine without cancellation."""
+    x, r = x.astype(np.longdouble), r.astype(np.longdouble)
+    d = x - r
+    dd, rr, xx = ((v * v).sum(1) for v in (d, r, x))
+    gap = (2 * (d * r).sum(1) + dd) / (np.sqrt(xx) + np.sqrt(rr))
+    most = np.abs(d).max(1)
+    return np.sqrt(dd / rr), most / np.abs(r).max(1), (dd - gap * gap) / (2 * np.sqrt(xx * rr)), most
+
+
+def test_float32_does_not_choose_the_worst_row():
+    x, r = adversarial()
+    rel_l2, _, loss, _ = figures(x, r)
+    assert (np.argmax(rel_l2), np.argmax(loss)) == (3, 3)
+    ranked = metrics.row_sums(x, r)
+    assert not ranked.exact.any()
+    assert np.argmax(ranked.rel_l2) != 3  # what float32 alone would have said
+    found = compare(x, r)
+    assert (found.rel_l2_at, found.cosine_at) == (3, 3)
+    assert found.rel_l2 == pytest.approx(float(rel_l2[3]), rel=1e-14)
+    assert found.cosine_loss == pytest.approx(float(loss[3]), rel=1e-12)
+
+
+def test_the_largest_difference_is_not_lost_in_a_rounding_of_it():
+    """1 + 1e-8 and 1 are one difference in float32."""
+    r = np.full((6, 512), 100, np.float32)
+    x = r.copy()
+    r[:, 9], x[:, 9] = 1, 0
+    x[4, 9] = -1e-8
+    found = compare(x, r)
+    assert (found.worst.at, found.linf_rel_at, found.max_abs) == ((4, 9), 4, 1 + float(np.float32(1e-8)))
+
+
+@pytest.mark.parametrize("width", [257, 4096, metrics.BLOCK + 1000])
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), shift=st.sampled_from([0.0, 1e-4, 1e-2]), apart=st.sampled_from([0.0, 1e-8, 1e-5])
+)
+def test_the_worst_of_nearly_equal_rows_is_float64s(width, seed, shift, apart):
+    """The same errors in another order, a hair larger or smaller, and with a part along the reference."""
+    rng = np.random.default_rng(seed)
+    noise = 1e-3 * rng.standard_normal(width)
+    r = np.stack([rng.permutation(np.linspace(0.5, 2, width)) for _ in range(6)]).astype(np.float32)
+    d = np.stack([rng.permutation(noise) * (1 + apart * rng.standard_normal()) for _ in range(6)]) + shift * r
+    x = (r + d).astype(np.float32)
+    found = compare(x, r)
+    rel_l2, linf_rel, loss, most = figures(x, r)
+    assert found.rel_l2 == pytest.approx(float(rel_l2.max()), rel=1e-12)
+    assert found.linf_rel == pytest.approx(float(linf_rel.max()), rel=1e-12)
+    assert found.cosine_loss == pytest.approx(float(loss.max()), rel=1e-9)
+    assert found.max_abs == most.max()
+
+
+@pytest.mark.parametrize("width", [300, 4096, 40_000])
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), error=st.sampled_from([1e-7, 1e-4, 0.3]), kind=st.sampled_from(["noise", "lost"])
+)
+def test_a_float32_figure_is_off_by_no_more_than_it_says(width, seed, error, kind):
+    rng = np.random.default_rng(seed)
+    r = rng.standard_normal((5, width)).astype(np.float32)
+    d = rng.standard_normal((5, width)) if kind == "noise" else np.tile(lost_squares(width), (5, 1))
+    x = (r + error * np.abs(r).mean() * d / np.sqrt((d * d).mean()) + error * 0.3 * r).astype(np.float32)
+    ranked = metrics.row_sums(x, r)
+    for (figure, off), exact in zip(metrics._ranked(ranked), figures(x, r)[:2] + figures(x, r)[3:1:-1], strict=True):
+        assert (np.abs(figure - exact) <= off + 1e-13 * exact).all()
+
+
+def test_few_rows_are_summed_twice():
+    """Float64 for all of them would cost what float32 saves."""
+    rng = np.random.default_rng(0)
+    r = rng.standard_normal((2000, 1024), np.float32)
+    x = r + np.float32(1e-5) * rng.standard_normal(r.shape, np.float32)
+    assert 0 < compare(x, r).rows.exact.sum() < 40
+    assert not compare(r, r.copy()).rows.exact.any()
+
+
 def test_identical_gives_zero_zero_one():
     values = np.random.default_rng(0).standard_normal((5, 8), np.float32)
     found = compare(values, values.copy())
@@ -157,7 +252,9 @@ def test_an_older_numpy_gives_the_same(monkeypatch):
     newer = compare(x, r)
     monkeypatch.delattr(np, "vecdot", raising=False)
     older = compare(x, r)
-    assert (older.rel_l2, older.cosine_loss, older.max_abs) == (newer.rel_l2, newer.cosine_loss, newer.max_abs)
+    assert older.rel_l2 == pytest.approx(newer.rel_l2, rel=1e-14)
+    assert older.cosine_loss == pytest.approx(newer.cosine_loss, rel=1e-10)
+    assert older.max_abs == newer.max_abs
     np.testing.assert_allclose(older.rows.dd, newer.rows.dd, rtol=1e-5)
 
 

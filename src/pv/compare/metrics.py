@@ -1,8 +1,9 @@
 """Two tensors of one shape -> how they differ, position by position, the worst position deciding.
 
-A tensor is seen as rows: one row for each position (and head, for attention maps). One pass, in blocks that stay in the
-cache, ranks the rows by float32 sums; the rows whose figures are reported, and every row that is not small in error and
-ordinary in size, are summed again in float64. A tensor larger than memory is compared through a memory map.
+A tensor is seen as rows: one row for each position (and head, for attention maps). Wide rows are first summed in
+float32, in blocks that stay in the cache, which says of each row how bad it can be at most and at least: every row that
+could be the worst by any figure, and every row that is not small in error and ordinary in size, is summed again in
+float64, and the worst is chosen among those. A tensor larger than memory is compared through a memory map.
 
     rel_l2    ||x - r|| / ||r||, the length of the error in units of the reference
     linf_rel  max |x - r| / max |r|, which sees a single wrong element that rel_l2 dilutes
@@ -15,18 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Float = TypeVar("Float", np.float32, np.float64)
 
 BLOCK = 1 << 17  # elements of a block: with its difference it stays in the second-level cache
 MASK = float(np.finfo(np.float32).max)  # attention masks are -inf or -FLT_MAX; both mean "masked"
-_SAFE = (1e-30, 1e30)  # float32 sums of squares within keep six digits; others are taken in float64
-_EXACT_ROWS = 4  # of so few rows each is summed in float64 at once
+_SAFE = (1e-30, 1e30)  # float32 sums of squares within are as good as `_float32_error` says; others are not
+_FEW = 4  # of so few rows, and of rows so narrow, each is summed in float64 at once: float32 would not be faster
+_NARROW = 256
+_TERMS = 1 << 14  # products that are added up in float32 at most
+_ODD = 1e70  # a sum of squares that a mask constant, an infinity or a NaN exceeds; what does is looked at one by one
+_UNIT = 2.0**-24  # the largest relative error of one rounding to float32
 
 
 class ShapeError(ValueError):
@@ -61,7 +67,8 @@ class Worst(NamedTuple):
 class Rows:
     """Sums of each row, shape (rows,). `compared` counts the elements that are finite on both sides.
 
-    Good to six digits, and to float64's where `exact`.
+    Where `exact`, summed in float64; elsewhere in float32, each sum of squares with a relative error of at most `error`
+    (some 1e-6 in practice).
     """
 
     dd: F64  # sum of (x - r)²
@@ -72,6 +79,7 @@ class Rows:
     max_reference: F64  # max |r|
     compared: NDArray[np.int64]
     exact: NDArray[np.bool_]
+    error: float
     nonfinite: NonFinite
 
     @property
@@ -114,7 +122,7 @@ class TensorMetrics:
     positions: int
     identical: bool  # bit for bit, NaN included
     worst: Worst | None  # None when no element could be compared
-    rms: float  # of the difference, over all elements
+    rms: float  # of the difference, over all elements; the one figure that may hold float32 sums, see `Rows`
     rel_l2: float
     rel_l2_at: int
     linf_rel: float
@@ -166,38 +174,73 @@ def compare(
 def row_sums(test: F32, reference: F32, forget: Callable[[int, int], None] | None = None) -> Rows:
     """The sums of every row of two (rows, width) arrays, block by block.
 
-    Differences are formed in float32: exact while the two values are within a factor of two (Sterbenz), rounded once
-    otherwise. Rows that hold a NaN, an infinity or a mask constant are summed over what is finite on both sides, and
-    rows that differ by half their length or more, or are very large or small, in float64 throughout.
+    Where float32 is used, differences are formed in it: exact while the two values are within a factor of two
+    (Sterbenz), rounded once otherwise. Rows that hold a NaN, an infinity or a mask constant are summed over what is
+    finite on both sides, and rows that differ by half their length or more, or are very large or small, in float64.
     """
     count, width = test.shape
     sums = np.zeros((6, count))
-    if count > _EXACT_ROWS:
+    careful = np.ones(count, np.bool_)
+    if count > _FEW and width > _NARROW:
         _fast_pass(sums, test, reference, forget)
         careful = ~_settled_by_float32(sums)
-    else:
-        careful = np.ones(count, np.bool_)
-    compared, odd = np.full(count, width, np.int64), NonFinite()
-    for row in np.flatnonzero(careful):
-        sums[:, row], seen, compared[row] = _exact_row(test[row], reference[row])
-        odd = NonFinite(*(a + b for a, b in zip(odd, seen, strict=True)))
-        if forget is not None:
-            forget(int(row) * width, (int(row) + 1) * width)
-    return Rows(sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], compared, careful, odd)
+    compared, odd = _exact_rows(sums, test, reference, np.flatnonzero(careful), forget)
+    return _rows(sums, compared, careful, _float32_error(width), odd)
 
 
 def settled(test: F32, reference: F32, rows: Rows) -> Rows:
-    """The same rows, those that any figure reports summed in float64. Ranks are by six digits, figures by all."""
-    worst = {int(np.argmax(figure)) for figure in (rows.rel_l2, rows.linf_rel, rows.cosine_loss, rows.max_abs)}
-    todo = [row for row in worst if not rows.exact[row]]
-    if not todo:
+    """The same rows; every row that could be the worst by any figure is summed in float64.
+
+    What is left in float32 is surely better than the worst, and so are its figures as they stand.
+    """
+    suspects = np.zeros(rows.dd.size, np.bool_)
+    for figure, error in _ranked(rows):
+        most = figure + error
+        suspects |= (most >= np.max(figure - error)) & (most > 0)  # some row is surely as bad as that; 0 is exact
+    suspects &= ~rows.exact
+    if not suspects.any():
         return rows
     sums = np.stack((rows.dd, rows.rr, rows.xx, rows.xr, rows.max_abs, rows.max_reference))
-    exact = rows.exact.copy()
-    for row in todo:
-        sums[:, row], _, _ = _exact_row(test[row], reference[row])
-        exact[row] = True
-    return Rows(sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], rows.compared, exact, rows.nonfinite)
+    _exact_rows(sums, test, reference, np.flatnonzero(suspects), None)  # all finite, or float32 had not settled them
+    return _rows(sums, rows.compared, rows.exact | suspects, rows.error, rows.nonfinite)
+
+
+def _rows(sums: F64, compared: NDArray[np.int64], exact: NDArray[np.bool_], error: float, nonfinite: NonFinite) -> Rows:
+    """Rows of sums (6, rows), in the order of the fields."""
+    dd, rr, xx, xr, max_abs, max_reference = sums
+    return Rows(dd, rr, xx, xr, max_abs, max_reference, compared, exact, error, nonfinite)
+
+
+def _ranked(rows: Rows) -> list[tuple[F64, F64]]:
+    """Each figure that a worst row is chosen by, (rows,), and by how much its float32 value can be off; 0 where exact.
+
+    With e the relative error of dd and rr, and that of <d, r> at most e ||d|| ||r|| (Cauchy, Schwarz): rel_l2 is off by
+    a factor of at most √((1 + e) / (1 - e)). Of the cosine the numerator is dd - gap², where
+    gap = (2 <d, r> + dd) / (||x|| + ||r||) and, as 2 ||d|| < ||r||, ||x|| + ||r|| >= 1.5 ||r||: gap is off by
+    g = 1.7 e ||d|| + e |gap| at most, and gap² by 2 |gap| g + g². A difference, and so the largest, is rounded once.
+    """
+    e = np.where(rows.exact, 0.0, rows.error)
+    one = np.where(rows.exact, 0.0, 4 * _UNIT)
+    x, r, d = np.sqrt(rows.xx), np.sqrt(rows.rr), np.sqrt(rows.dd)
+    gap = np.abs(np.divide(rows.xx - rows.rr, x + r, out=np.zeros_like(x), where=x + r > 0))
+    off = e * (1.7 * d + gap)
+    numerator = e * rows.dd + 2 * gap * off + off * off
+    cosine_loss = rows.cosine_loss
+    cosine_off = np.divide(numerator, 2 * x * r, out=np.zeros_like(x), where=x * r > 0) + 3 * e * cosine_loss
+    figures = ((rows.rel_l2, e * 1.1), (rows.linf_rel, one), (rows.max_abs, one))
+    with np.errstate(invalid="ignore"):  # an exact row may be infinitely far off
+        found = [(figure, np.where(relative > 0, relative * figure, 0.0)) for figure, relative in figures]
+    return [*found, (cosine_loss, 1.1 * cosine_off)]
+
+
+def _float32_error(width: int) -> float:
+    """Relative error of a float32 sum of squared differences, whatever the order of summation.
+
+    Higham, Accuracy and Stability of Numerical Algorithms, 3.1: n u / (1 - n u) for n roundings of a term: one of the
+    difference, which counts twice, one of the product, and the additions.
+    """
+    roundings = (min(width, _TERMS) + 4) * _UNIT
+    return roundings / (1 - roundings)
 
 
 def _fast_pass(sums: F64, test: F32, reference: F32, forget: Callable[[int, int], None] | None) -> None:
@@ -215,7 +258,7 @@ def _fast_pass(sums: F64, test: F32, reference: F32, forget: Callable[[int, int]
 
 
 def _settled_by_float32(sums: F64) -> NDArray[np.bool_]:
-    """Rows whose float32 sums are good to six digits: finite, ordinary in size, small in error."""
+    """Rows whose float32 sums are as good as can be: finite, ordinary in size, small in error."""
     dd, rr = sums[0], sums[1]
     least, most = _SAFE
     ordinary = (rr > least) & (rr < most) & (4 * dd < rr) & ((dd > least) | (sums[4] == 0))
@@ -303,7 +346,8 @@ def without_massive(test: F32, reference: F32, share: float = 0.001) -> float:
     if dropped >= magnitude.size:
         return float("nan")
     kept = np.sort(np.argpartition(magnitude, -dropped)[:-dropped])
-    return float(row_sums(test[:, kept], reference[:, kept]).rel_l2.max())
+    x, r = test[:, kept], reference[:, kept]
+    return float(settled(x, r, row_sums(x, r)).rel_l2.max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,18 +462,56 @@ def _add_block(sums: F64, x: F32, r: F32, workspace: F32) -> None:
     for place, values in ((4, difference), (5, r)):
         np.maximum(sums[place], values.max(axis=1), out=sums[place])
         np.maximum(sums[place], -values.min(axis=1), out=sums[place])
-    sums[0] += _dot(difference, difference)
-    sums[1] += _dot(r, r)
-    sums[3] += _dot(difference, r)
+    for start in range(0, width, _TERMS):
+        d, part = difference[:, start : start + _TERMS], r[:, start : start + _TERMS]
+        sums[0] += _dot(d, d)
+        sums[1] += _dot(part, part)
+        sums[3] += _dot(d, part)
 
 
-def _dot(a: F32, b: F32) -> F32:
+def _dot(a: NDArray[Float], b: NDArray[Float]) -> NDArray[Float]:
     """Dot products of rows."""
     if hasattr(np, "vecdot"):  # numpy 2; twice as fast
-        result: F32 = np.vecdot(a, b)
+        result: NDArray[Float] = np.vecdot(a, b)
         return result
-    summed: F32 = np.einsum("ij,ij->i", a, b)
+    summed: NDArray[Float] = np.einsum("ij,ij->i", a, b)
     return summed
+
+
+def _exact_rows(
+    sums: F64, test: F32, reference: F32, which: NDArray[np.intp], forget: Callable[[int, int], None] | None
+) -> tuple[NDArray[np.int64], NonFinite]:
+    """Fill `sums` (6, rows) of the rows `which` in float64.
+
+    Returns how many elements of each row were compared, (rows,), and what was not finite in all of them.
+    """
+    count, width = test.shape
+    compared, odd = np.full(count, width, np.int64), NonFinite()
+    tall = max(1, BLOCK // (2 * width))
+    for start in range(0, which.size, tall):
+        group = which[start : start + tall]
+        alone = group
+        if width <= BLOCK and group.size > 1:
+            sums[:, group], plain = _exact_group(test[group], reference[group])
+            alone = group[~plain]
+        for row in alone:
+            sums[:, row], seen, compared[row] = _exact_row(test[row], reference[row])
+            odd = NonFinite(*(a + b for a, b in zip(odd, seen, strict=True)))
+        if forget is not None:
+            for row in group:
+                forget(int(row) * width, (int(row) + 1) * width)
+    return compared, odd
+
+
+def _exact_group(x: F32, r: F32) -> tuple[F64, NDArray[np.bool_]]:
+    """The six sums of each row in float64, (6, rows), and which rows they hold for: those without anything odd."""
+    with np.errstate(all="ignore"):
+        x64, r64 = x.astype(np.float64), r.astype(np.float64)
+        xx, rr, xr = _dot(x64, x64), _dot(r64, r64), _dot(x64, r64)
+        np.subtract(x64, r64, out=x64)
+        dd = _dot(x64, x64)
+        most = [np.maximum(values.max(axis=1), -values.min(axis=1)) for values in (x64, r64)]
+    return np.stack((dd, rr, xx, xr, *most)), xx + rr < _ODD
 
 
 def _exact_row(x: F32, r: F32) -> tuple[F64, NonFinite, int]:
@@ -449,7 +531,7 @@ def _exact_block(x: F32, r: F32) -> tuple[F64, NonFinite, int]:
         x64, r64 = x.astype(np.float64), r.astype(np.float64)
         xx, rr = x64 @ x64, r64 @ r64
     odd = NonFinite()
-    if not xx + rr < 1e70:  # only a mask constant, an infinity or a NaN makes it so
+    if not xx + rr < _ODD:
         both = _ordinary(x, r)
         odd = NonFinite(
             int(np.isnan(x).sum()),
