@@ -179,13 +179,16 @@ def test_the_worst_of_nearly_equal_rows_is_float64s(width, seed, shift, apart):
 @pytest.mark.parametrize("width", [300, 4096, 40_000])
 @settings(max_examples=20, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1), error=st.sampled_from([1e-7, 1e-4, 0.3]), kind=st.sampled_from(["noise", "lost"])
+    seed=st.integers(0, 2**32 - 1),
+    error=st.sampled_from([1e-7, 1e-4, 0.3]),
+    kind=st.sampled_from(["noise", "lost", "scale"]),
 )
 def test_a_float32_figure_is_off_by_no_more_than_it_says(width, seed, error, kind):
     rng = np.random.default_rng(seed)
     r = rng.standard_normal((5, width)).astype(np.float32)
-    d = rng.standard_normal((5, width)) if kind == "noise" else np.tile(lost_squares(width), (5, 1))
-    x = (r + error * np.abs(r).mean() * d / np.sqrt((d * d).mean()) + error * 0.3 * r).astype(np.float32)
+    d = np.tile(lost_squares(width), (5, 1)) if kind == "lost" else rng.standard_normal((5, width))
+    along = 1.0 if kind == "scale" else 0.3  # a part along the reference, which the cosine must not see
+    x = (r + error * (along * r + d / np.sqrt((d * d).mean()) * (1e-3 if kind == "scale" else 1))).astype(np.float32)
     ranked = metrics.row_sums(x, r)
     for (figure, off), exact in zip(metrics._ranked(ranked), figures(x, r)[:2] + figures(x, r)[3:1:-1], strict=True):
         assert (np.abs(figure - exact) <= off + 1e-13 * exact).all()
