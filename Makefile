@@ -4,7 +4,7 @@ export OMP_WAIT_POLICY := PASSIVE
 PV := .venv/bin/pv
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: run test test-slow test-gpu check format setup schemas bench clean
+.PHONY: run test test-slow test-gpu check format setup schemas reference docs clean
 
 run: setup            ## validate our contracts and run their quick checks; leaves the tree as it is
 	$(PV) validate contracts/*.yaml
@@ -31,6 +31,12 @@ format: setup
 
 schemas: setup        ## write schemas/ from the models
 	$(PV) schema --write
+
+reference: setup      ## write docs/reference/ from the code
+	.venv/bin/python scripts/reference.py
+
+docs: reference       ## build the site into site/; no network; a broken link is an error (not with --quiet)
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 setup:
 	@bash scripts/setup.sh

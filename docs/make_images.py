@@ -17,43 +17,31 @@ from rich.text import Text
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.docs.test_first_contract import PAGE, STEP, commands  # noqa: E402 - the reader of the page lives there
+from tests.docs.following import Reader  # noqa: E402 - the reader of pages lives there
+from tests.docs.pages import steps  # noqa: E402 - likewise
 
+PAGE = ROOT / "docs" / "first-contract.md"
 IMAGES = ROOT / "docs" / "images"
 FLIP, FINDING = "pv falsify --id FALSIFY-VARIANCE-001", "pv validate"
 
 
 def main() -> None:
     shown: dict[str, list[str]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for step in STEP.finditer(PAGE.read_text(encoding="utf-8")):
-            if step["file"]:
-                path = Path(folder, step["file"])
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(step["content"], encoding="utf-8")
-            elif step["place"]:
-                path = Path(folder, step["place"])
-                path.write_text(path.read_text().replace(step["old"], step["new"]))
-            else:
-                for command, _, _ in commands(step["console"]):
-                    if command == FLIP and FLIP not in shown:
-                        commit(folder)  # against a commit, any number of runs is one version bump
-                    text = run(command, folder)
-                    shown.setdefault(command, []).append(text)
+    with tempfile.TemporaryDirectory() as scratch:
+        reader = Reader(Path(scratch))
+        folder = reader.folder("empty")
+        for step in steps(PAGE.read_text("utf-8"), PAGE.name):
+            for command in step.commands:
+                if command.line == FLIP and FLIP not in shown:
+                    commit(folder)  # against a commit, any number of runs is one version bump
+                shown.setdefault(command.line, []).append(reader.run(command.line, folder).out)
+            reader.prepare(step)
     broken, mended = shown[FLIP][:2]
     draw("flip", [(FLIP, broken), ("$EDITOR mylib/stats.py", ""), (FLIP, mended)])
     draw("finding", [("$EDITOR contracts/variance-v1.yaml    # status: DISCHARGED", ""), (FINDING, shown[FINDING][0])])
 
 
-def run(command: str, folder: str) -> str:
-    arguments = command.split()[1:]
-    done = subprocess.run(
-        [sys.executable, "-m", "pv", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return done.stdout
-
-
-def commit(folder: str) -> None:
+def commit(folder: Path) -> None:
     identity = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)

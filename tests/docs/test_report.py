@@ -1,29 +1,11 @@
-"""docs/report.md: its commands are run in the sample project, and give the lines that the page shows."""
+"""docs/report.md: its figures and examples are the program's; its commands are run by test_pages."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pv.report import html, notes, trend
-from tests.docs.pages import STEP, commands, run
-from tests.report.samples import town
+from tests.docs.pages import ROOT
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "report.md"
-
-
-def test_the_commands_do_what_the_page_shows(tmp_path):
-    folder = town(tmp_path / "town").root
-    ran = 0
-    for step in STEP.finditer(PAGE.read_text("utf-8")):
-        for command in commands(step["console"]):
-            done = run(command.line, folder)
-            assert done.returncode == command.code, done.stderr
-            for line in command.lines:
-                assert line in done.stdout, f"{command.line}: {line!r} is not in\n{done.stdout}"
-            ran += 1
-    assert ran == 6
-    assert (folder / "pv-report.html").exists()
-    assert (folder / "public.html").exists()
+PAGE = ROOT / "docs" / "report.md"
 
 
 def test_the_page_s_examples_of_notes_are_drawn():

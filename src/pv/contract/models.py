@@ -127,22 +127,24 @@ class Shape(BaseModel):
 class MetadataShape(Shape):
     """The head of a contract. `status` is the document's life, decided by people."""
 
-    version: Text
-    description: Text
-    created: Text | None = None
-    author: Text | None = None
-    references: Texts = NOTHING
-    depends_on: Texts = NOTHING
-    registry: Flag = False
-    kind: Kind = "kernel"
-    enforcement_level: Literal["basic", "standard", "strict", "proven"] | None = None
-    locked_level: Text | None = None
-    competitor: Text | None = None
-    demand_score: Integer | None = None
-    intake_status: IntakeStatus | None = None
-    proved_type: Text | None = None
-    status: Any = None
-    changelog: Any = None
+    version: Text = Field(description="the version of the meaning; `pv falsify` and `pv settle` raise it")
+    description: Text = Field(description="what the contract is about, in a sentence or two")
+    created: Text | None = Field(None, description="the day it was begun")
+    author: Text | None = Field(None, description="who wrote it")
+    references: Texts = Field(NOTHING, description="papers, specifications, pages that it rests on")
+    depends_on: Texts = Field(NOTHING, description="stems of contracts that this one rests on")
+    registry: Flag = Field(False, description="a list of things, with nothing of its own to prove")
+    kind: Kind = Field("kernel", description="what the document is; it decides which rules hold")
+    enforcement_level: Literal["basic", "standard", "strict", "proven"] | None = Field(
+        None, description="how much the author wants enforced"
+    )
+    locked_level: Text | None = Field(None, description="the level below which it must not fall")
+    competitor: Text | None = Field(None, description="whom a user story is about")
+    demand_score: Integer | None = Field(None, description="how much a user story is asked for, 1 to 5")
+    intake_status: IntakeStatus | None = Field(None, description="how far a user story is")
+    proved_type: Text | None = Field(None, description="the type that a proof is about")
+    status: Any = Field(None, description="the document's life (DRAFT, PROPOSED, ACTIVE, …), decided by people")
+    changelog: Any = Field(None, description="a line for each version; pv adds its own in the shape that is there")
     formerly: OneOrMany = Field(NOTHING, description="written by `pv mv`: the stems that the file had before")
 
 
@@ -164,16 +166,16 @@ class ShapeContract(Shape):
 class Equation(Shape):
     """A formula and what holds of it."""
 
-    formula: Text = ""
-    domain: Text | None = None
-    codomain: Text | None = None
-    invariants: Texts = NOTHING
-    preconditions: Texts = NOTHING
-    postconditions: Texts = NOTHING
-    lean_theorem: Text | None = None
-    float_tolerance: Float | None = None
-    assumes: ShapeContract | None = None
-    guarantees: ShapeContract | None = None
+    formula: Text = Field("", description="the formula")
+    domain: Text | None = Field(None, description="where it is defined")
+    codomain: Text | None = Field(None, description="where its values lie")
+    invariants: Texts = Field(NOTHING, description="what always holds of it")
+    preconditions: Texts = Field(NOTHING, description="what must hold before")
+    postconditions: Texts = Field(NOTHING, description="what holds after")
+    lean_theorem: Text | None = Field(None, description="the theorem that proves it")
+    float_tolerance: Float | None = Field(None, description="what rounding may cost")
+    assumes: ShapeContract | None = Field(None, description="shapes that it takes")
+    guarantees: ShapeContract | None = Field(None, description="shapes that it gives")
 
 
 Equations = Annotated[
@@ -195,34 +197,36 @@ class Lean(Shape):
 class ObligationShape(Shape):
     """A property that the code owes. `statement` is `property`, `verification` is `formal`."""
 
-    id: Text | None = None
-    type: ObligationType = "invariant"
-    property: Text = ""
-    statement: Text = ""
-    formal: Text | None = None
-    verification: Text | None = None
-    tolerance: Float | None = None
-    applies_to: Text | None = None
-    na_reason: Text | None = None
-    na_owner: Text | None = None
-    lean: Lean | None = None
-    requires: Text | None = None
-    applies_to_phase: Text | None = None
-    parent_contract: Text | None = None
+    id: Text | None = Field(None, description="what `binds_to` and harnesses name")
+    type: ObligationType = Field("invariant", description="what sort of property it is")
+    property: Text = Field("", description="the property, in words")
+    statement: Text = Field("", description="another name of `property`")
+    formal: Text | None = Field(None, description="the property, as a formula")
+    verification: Text | None = Field(None, description="another name of `formal`")
+    tolerance: Float | None = Field(None, description="what rounding may cost")
+    applies_to: Text | None = Field(None, description="which implementations owe it")
+    na_reason: Text | None = Field(None, description="why it applies to none")
+    na_owner: Text | None = Field(None, description="what verifies it instead")
+    lean: Lean | None = Field(None, description="the Lean theorem behind it")
+    requires: Text | None = Field(None, description="the precondition of a postcondition")
+    applies_to_phase: Text | None = Field(None, description="the phase of a loop invariant or variant")
+    parent_contract: Text | None = Field(None, description="the contract that a subcontract refines")
 
 
 class CellShape(Shape):
     """Where a claim is tried."""
 
-    device: Literal["cpu", "cuda", "vulkan", "vulkan-sw", "metal"] = "cpu"
-    subject: Name = "code"
+    device: Literal["cpu", "cuda", "vulkan", "vulkan-sw", "metal"] = Field("cpu", description="the class of device")
+    subject: Name = Field("code", description="what the check runs on: code, tiny-teacher, synthetic:7b, a model")
 
 
 class Requires(Shape):
     """The cells a claim is about, and the independent code that must agree with it."""
 
-    cells: list[CellShape] = NOTHING
-    oracle: Literal["hf", "llama.cpp"] | None = None
+    cells: list[CellShape] = Field(NOTHING, description="where the claim must survive")
+    oracle: Literal["hf", "llama.cpp"] | None = Field(
+        None, description="the independent code that must agree for DISCHARGED"
+    )
 
 
 class BoundShape(Shape):
@@ -231,18 +235,20 @@ class BoundShape(Shape):
     op: Annotated[
         Literal["<", "<=", ">", ">=", "==", "!=", "within"],
         WithJsonSchema({"enum": ["<", "<=", ">", ">=", "==", "!="]}),
-    ]
-    value: Float
-    unit: Text | None = None
-    source: Text | None = None
-    repeat: Annotated[float, Strict(), Field(ge=0)] | None = None
+    ] = Field(description="how the measurement must stand to the value")
+    value: Float = Field(description="the bound")
+    unit: Text | None = Field(None, description="the unit of the measurement")
+    source: Text | None = Field(None, description="where the bound comes from, such as equations.NAME")
+    repeat: Annotated[float, Strict(), Field(ge=0)] | None = Field(
+        None, description="how near a second record must be to agree"
+    )
 
 
 class RangeShape(BoundShape):
     """The range of one measurement: [low, high], both included."""
 
-    op: Literal["within"]
-    value: Annotated[list[Float], Field(min_length=2, max_length=2)]  # type: ignore[assignment]  # the other shape
+    op: Literal["within"] = Field(description="inside a range, both ends included")
+    value: Annotated[list[Float], Field(min_length=2, max_length=2)] = Field(description="the two ends")  # type: ignore[assignment]  # the other shape
 
 
 ThresholdShape = Annotated[
@@ -253,21 +259,21 @@ ThresholdShape = Annotated[
 class KnownFailingShape(Shape):
     """An honest red."""
 
-    owner: Name
-    reason: Name
-    since: Name
+    owner: Name = Field(description="who works on it")
+    reason: Name = Field(description="why it fails")
+    since: Name = Field(description="since when")
 
 
 class EvidenceBlock(Shape):
     """`algorithm_evidence` as a mapping: both of its real shapes, and what pv writes."""
 
-    status: Text | None = None
-    last_verified: Text | None = None
-    test_locations: Texts | None = None
-    file_paths: Texts | None = None
-    function_names: Texts | None = None
-    invariants_enforced: Texts | None = None
-    notes: Any = None
+    status: Text | None = Field(None, description="where a file keeps the status here")
+    last_verified: Text | None = Field(None, description="the day of the last run that counts")
+    test_locations: Texts | None = Field(None, description="tests that others named")
+    file_paths: Texts | None = Field(None, description="files of the functions under attack")
+    function_names: Texts | None = Field(None, description="the functions under attack")
+    invariants_enforced: Texts | None = Field(None, description="what the check holds")
+    notes: Any = Field(None, description="prose")
 
 
 _SCALAR = WithJsonSchema({"type": ["string", "number", "boolean", "null"]})
@@ -311,31 +317,33 @@ class Entry(Shape):
 class Falsifier(Entry):
     """A claim and how it would fail. `description`, `expected`, `command` and `fails_if` are other names of fields."""
 
-    rule: Text = ""
-    description: Text = ""
-    prediction: Text = ""
-    expected: Text = ""
-    test: Text | None = None
-    command: Text | None = None
-    test_harness: Text | None = None
-    name: Text | None = None
-    if_fails: Text = ""
-    fails_if: Text = ""
+    rule: Text = Field("", description="the rule, in a few words")
+    description: Text = Field("", description="another name of `rule`")
+    prediction: Text = Field("", description="what will be observed if the claim is true")
+    expected: Text = Field("", description="another name of `prediction`")
+    test: Text | None = Field(None, description="a test that others named; pv finds its own check by the claim's id")
+    command: Text | None = Field(None, description="another name of `test`")
+    test_harness: Text | None = Field(None, description="the harness of that test")
+    name: Text | None = Field(None, description="a name, where there is no rule")
+    if_fails: Text = Field("", description="what it means, and what to do, when it breaks")
+    fails_if: Text = Field("", description="another name of `if_fails`")
 
 
 class Harness(Entry):
     """A bounded proof of an obligation."""
 
-    obligation: Text
-    property: Text | None = None
-    bound: Unsigned | None = None
-    strategy: Literal["exhaustive", "stub_float", "compositional", "bounded_int"] | None = None
-    solver: Text | None = None
-    harness: Text | None = None
-    actually_verified: Flag | None = None
-    rule: Text | None = None
-    prediction: Text | None = None
-    if_fails: Text | None = None
+    obligation: Text = Field(description="the obligation that it proves")
+    property: Text | None = Field(None, description="the property, in words")
+    bound: Unsigned | None = Field(None, description="up to where it is proved")
+    strategy: Literal["exhaustive", "stub_float", "compositional", "bounded_int"] | None = Field(
+        None, description="how"
+    )
+    solver: Text | None = Field(None, description="the solver of a Kani proof")
+    harness: Text | None = Field(None, description="the function of a Kani proof")
+    actually_verified: Flag | None = Field(None, description="what the author says; pv believes records alone")
+    rule: Text | None = Field(None, description="as in falsification_tests")
+    prediction: Text | None = Field(None, description="as in falsification_tests")
+    if_fails: Text | None = Field(None, description="as in falsification_tests")
 
 
 class Phase(Shape):
@@ -375,7 +383,7 @@ class QaGate(Shape):
 class VerificationSummary(Shape):
     """Hand-kept counts; only `total_obligations` is checked."""
 
-    total_obligations: Unsigned
+    total_obligations: Unsigned = Field(description="how many obligations there are; must be the length of the list")
     l2_property_tested: Unsigned = 0
     l3_kani_proved: Unsigned = 0
     l4_lean_proved: Unsigned = 0

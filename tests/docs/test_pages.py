@@ -1,0 +1,213 @@
+"""Every command of every page is run, or says why not; what a page shows is what comes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.docs import pages
+from tests.docs.following import BrokenPromiseError, Done, Reader, hold, present
+from tests.docs.pages import REASONS, ROOT, Command, Mark, PageError, Step, blocks, steps
+from tests.docs.worlds import WORLDS
+
+PAGES = [str(path) for path in pages.pages()]
+
+
+def steps_of(name: str) -> tuple[Step, ...]:
+    return steps((ROOT / name).read_text("utf-8"), name)
+
+
+def those_with(mark: Mark) -> list[str]:
+    return [name for name in PAGES if any(step.mark is mark for step in steps_of(name))]
+
+
+def with_commands() -> list[str]:
+    return [
+        name for name in PAGES if any(step.commands and step.mark in {Mark.QUICK, Mark.GPU} for step in steps_of(name))
+    ]
+
+
+@pytest.mark.parametrize("name", with_commands())
+def test_a_page_does_what_it_says(name, tmp_path):
+    needs(name)
+    reader = Reader(tmp_path)
+    reader.follow(ROOT / name)
+    asked = [step for step in steps_of(name) if step.mark in {Mark.QUICK, Mark.GPU}]
+    here = [step for step in asked if step.mark is Mark.QUICK or not present(step.detail)]
+    assert reader.ran.total() + reader.blocked == sum(len(step.commands) for step in here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", those_with(Mark.SLOW))
+def test_the_slow_part_of_a_page_does_what_it_says(name, tmp_path):
+    needs(name)
+    reader = Reader(tmp_path)
+    reader.follow(ROOT / name, upto=Mark.SLOW)
+    assert reader.ran[Mark.SLOW] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", those_with(Mark.GPU))
+def test_the_gpu_part_of_a_page_does_what_it_says(name, tmp_path):
+    reader = Reader(tmp_path)
+    reader.follow(ROOT / name, upto=Mark.GPU)
+    missing = {step.detail for step in steps_of(name) if step.mark is Mark.GPU and not present(step.detail)}
+    if missing and not os.environ.get("PV_REQUIRE_GPU"):
+        pytest.skip(f"{name} was seen to be BLOCKED only; not here: {', '.join(sorted(missing))}")
+    assert not missing
+    assert reader.ran[Mark.GPU] > 0
+
+
+def needs(name: str) -> None:
+    """Skip aloud where a page needs what an extra or a driver brings."""
+    lines = [command.line for step in steps_of(name) if step.mark is Mark.QUICK for command in step.commands]
+    if any("--source hf" in line for line in lines):
+        pytest.importorskip("transformers", reason=f"{name} needs Transformers: install the extra [oracle]")
+    if any("--backend wgpu" in line for line in lines) and not (present("vulkan") or present("vulkan-sw")):
+        pytest.skip(f"{name} needs a Vulkan driver: `bash scripts/install-vulkan.sh` installs a software one")
+
+
+def test_every_block_of_commands_is_run_or_says_why_not(capsys):
+    census = Counter(
+        (step.mark, step.detail) for name in PAGES for step in steps_of(name) for _ in step.commands or [None][:0]
+    )
+    total = census.total()
+    with capsys.disabled():
+        print(f"\ndocs: {total} commands on {len(PAGES)} pages")
+        for (mark, detail), count in sorted(census.items()):
+            print(f"  {count:4} {mark}{f' ({detail})' if detail else ''}")
+    assert census[Mark.QUICK, ""] > total / 2
+    assert {detail for mark, detail in census if mark is Mark.NEVER} <= set(REASONS)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_command_hides_in_a_block_of_another_language(name):
+    for block in blocks((ROOT / name).read_text("utf-8"), name):
+        if block.language in {*pages.COMMANDS, "python", "yaml", "toml"}:
+            continue
+        first = [line for line in block.text.splitlines() if line.startswith(("$ ", "pv ", "python ", "make "))]
+        assert not first, f"{name}:{block.line}: {first[0]!r} stands in a block that nothing runs; call it `console`"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_worlds_are_known(name):
+    assert {step.world for step in steps_of(name)} <= set(WORLDS)
+
+
+def test_reasons_are_all_used():
+    used = {step.detail for name in PAGES for step in steps_of(name) if step.mark is Mark.NEVER}
+    assert used == set(REASONS)
+
+
+# ------------------------------------------------------------------------------------- the reader of pages itself
+
+
+PAGE = """\
+<!-- file: a.txt -->
+```
+one
+```
+
+```console
+$ cat a.txt
+one
+```
+<!-- replace: a.txt: "one" -> "two" -->
+
+1. In a list:
+
+   ```console
+   $ cat a.txt | tr o 0   # exit 0
+   tw0
+   $ false   # exit 1
+   ```
+
+<!-- not run: takes minutes -->
+```sh
+sleep 1000
+```
+"""
+
+
+def followed(text: str, tmp_path: Path, upto: Mark = Mark.QUICK) -> Reader:
+    (tmp_path / "page.md").write_text(text)
+    reader = Reader(tmp_path / "scratch")
+    reader.scratch.mkdir()
+    reader.follow(tmp_path / "page.md", upto=upto)
+    return reader
+
+
+def test_a_page_is_followed(tmp_path):
+    reader = followed(PAGE, tmp_path)
+    assert reader.ran == {Mark.QUICK: 3}
+    assert (tmp_path / "scratch/empty/a.txt").read_text() == "two\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("one\n```\n<!--", "other\n```\n<!--", "other"),
+        ("exit 1", "exit 2", "expected exit 2, came 1"),
+        ("tw0", "tw9", "tw9"),
+        ('"one" -> ', '"three" -> ', "'three' is not in a.txt"),
+    ],
+)
+def test_a_page_that_promises_too_much_is_seen(old, new, message, tmp_path):
+    assert PAGE.count(old) == 1
+    with pytest.raises(BrokenPromiseError, match=message):
+        followed(PAGE.replace(old, new), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- not run: no time -->\n```sh\nls\n```\n", "expected a reason of"),
+        ("<!-- not run: takes minutes -->\nwords\n", "expected a block after"),
+        ("<!-- slow -->\n```python\n1\n```\n", "is about a block of commands"),
+        ("```sh\nls\n", "expected the end of the block"),
+        ("```console\nout\n$ ls\n", "expected the end of the block"),
+        ("```console\nout\n$ ls\n```\n", "expected a command before the output"),
+        ("<!-- replace: a -> b -->\n", "expected `replace: PATH"),
+        ("<!-- slow -->\n", "found the end"),
+    ],
+)
+def test_a_page_that_cannot_be_followed_is_refused(text, message):
+    with pytest.raises(PageError, match=message):
+        steps(text)
+
+
+@pytest.mark.parametrize(
+    ("shown", "came"),
+    [
+        (("a", "c"), "a\nb\nc\n"),  # something stood between
+        (("a", "...", "b", "...", "a"), "a\nb\n"),  # no second a
+        (("b", "...", "a"), "a\nb\n"),  # another order
+        (("x ... z",), "x y\nz\n"),  # on one line
+        (("3 claims",), "4 claims\n"),
+    ],
+)
+def test_output_that_differs_is_seen(shown, came):
+    with pytest.raises(BrokenPromiseError):
+        hold(Command("cat", 0, shown), Done(0, came, ""))
+
+
+@pytest.mark.parametrize(
+    ("shown", "out", "err"),
+    [
+        (("a", "...", "c"), "a\nb\nc\n", ""),
+        (("x … z", "took 0.4 s"), "x y z\ntook 12 s\n", ""),
+        (("talk", "...", "data"), "data\n", "talk\n"),
+        (("a",), "before\n  a after\n", ""),
+    ],
+)
+def test_output_that_agrees_passes(shown, out, err):
+    hold(Command("cat", 0, shown), Done(0, out, err))
+
+
+@pytest.mark.parametrize("name", sorted(WORLDS))
+def test_a_world_is_a_folder(name, tmp_path):
+    WORLDS[name](tmp_path / name)
+    assert (tmp_path / name).is_dir()
