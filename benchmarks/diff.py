@@ -1,8 +1,9 @@
 """How fast `pv diff` reads two captures, beside a plain numpy subtraction of the same memory-mapped files.
 
 `python benchmarks/diff.py [--width 4096] [--megabytes 256]` prints a table; exit 1 when the diff reaches less than half
-of the subtraction's memory bandwidth. Also shown: the peak of memory that a diff of two captures needs, in a process of
-its own, and the speed with every byte verified against its sha256 first, as the command does unless told not to.
+of the subtraction's memory bandwidth, by the clock. Beside it: the same ratio by CPU time, which other programs disturb
+less; the peak of memory that a diff of two captures needs, in a process of its own; and the speed with every byte
+verified against its sha256 first, as the command does unless told not to.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -40,6 +42,7 @@ class Row:
     diff: float
     verified: float
     ratio: float
+    cpu_ratio: float
     peak_megabytes: float
     rounds: int
 
@@ -86,14 +89,15 @@ def measure(width: int, megabytes: int, rounds: int) -> Row:
 
         times = []
         for at in range(rounds + 1):
-            found = [seconds(work) for work in (subtract, compared, verified)]
+            found = [cost(work) for work in (subtract, compared, verified)]
             if at:
                 times.append(found)
         command = [sys.executable, __file__, "--peak", str(reference), str(test), str(width)]
         peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    speeds = [[8 * count / 1e9 / t[i] for t in times] for i in range(3)]
-    ratio = median(s / d for s, d, _ in times)
-    return Row(width, 4 * count / 1e6, *(median(s) for s in speeds), ratio, peak, rounds)
+    speeds = [median(8 * count / 1e9 / t[i].wall for t in times) for i in range(3)]
+    ratio = median(s.wall / d.wall for s, d, _ in times)
+    cpu_ratio = median(s.cpu / d.cpu for s, d, _ in times)
+    return Row(width, 4 * count / 1e6, speeds[0], speeds[1], speeds[2], ratio, cpu_ratio, peak, rounds)
 
 
 def ref(path: Path, width: int) -> TensorRef:
@@ -109,21 +113,30 @@ def peak_of(reference: Path, test: Path, width: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
+class Cost(NamedTuple):
+    """Seconds of one call: on the clock, and of the processor."""
+
+    wall: float
+    cpu: float
+
+
+def cost(work: Callable[[], object]) -> Cost:
+    """What one call takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown."""
     head = ("width", "MB a side", "numpy subtraction, GB/s", "diff, GB/s", "diff with sha256, GB/s", "ratio", "bound")
-    head += ("process peak, MB",)
+    head += ("CPU ratio", "process peak, MB")
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for r in rows:
         speeds = f"{r.subtract:.1f} | {r.diff:.1f} | {r.verified:.1f} | {r.ratio:.2f}"
-        lines.append(f"| {r.width} | {r.megabytes:.0f} | {speeds} | {BOUND} | {r.peak_megabytes:.0f} |")
+        lines.append(
+            f"| {r.width} | {r.megabytes:.0f} | {speeds} | {BOUND} | {r.cpu_ratio:.2f} | {r.peak_megabytes:.0f} |"
+        )
     return "\n".join(lines)
 
 
