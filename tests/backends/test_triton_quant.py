@@ -110,8 +110,13 @@ def test_operators_fuse_blocks_and_leave_the_rest() -> None:
         fused(x, weight(kind, 3, 256))
     fused(x, Weight.of("w", torch.zeros(3, 256, device=DEVICE)))
     assert calls == ["Q5_K", "F32"]
-    fused(activations(triton_quant.FEW + 1, 256), weight(WeightType.Q4_K, 3, 256))
-    assert calls[-1] == "Q4_K", "a long prompt takes the product over all tokens at once"
+
+
+def test_a_prompt_longer_than_a_launch_takes_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, x = weight(WeightType.Q4_K, 3, 256), activations(7, 256)
+    whole = triton_quant.product(x, w)
+    monkeypatch.setattr(triton_quant, "MOST", 3)
+    assert torch.equal(triton_quant.product(x, w), whole)
 
 
 def test_leading_dimensions_are_kept() -> None:

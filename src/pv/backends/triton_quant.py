@@ -35,10 +35,10 @@ import triton.language as tl
 
 from pv.model.errors import QuantError
 from pv.model.operators import REFERENCE, Operators, Product
-from pv.model.quant_product import ACTIVATIONS
+from pv.model.quant_product import ACTIVATIONS, BLOCK
 from pv.model.weights import BLOCKS, Weight, WeightType
 
-FEW = 64  # tokens up to which each is a matrix-vector product of its own
+MOST = 32768  # tokens of one launch
 ON_CARD = os.environ.get("TRITON_INTERPRET") != "1"  # dp4a and dependent launch; the interpreter has neither
 LAUNCH: dict[str, Any] = {"launch_pdl": True} if ON_CARD else {}
 
@@ -77,6 +77,13 @@ class Codes(NamedTuple):
     sums: torch.Tensor  # (T, K/16) int32: of sixteen codes each; empty for Q8_0
 
 
+class Sum(NamedTuple):
+    """What is added to a product, and where the sum goes; each as large as the product."""
+
+    other: torch.Tensor
+    total: torch.Tensor
+
+
 def operators(base: Operators = REFERENCE) -> Operators:
     """`base` with fused products for the types that have one; every other weight takes `base`'s own product."""
     return replace(base, linear=_linear(base.linear))
@@ -91,33 +98,42 @@ def product(x: torch.Tensor, weight: Weight) -> torch.Tensor:
     if x.shape[-1] != weight.shape[-1]:
         raise QuantError(f"expected {weight.shape[-1]} columns for {weight.name!r}, got {x.shape[-1]}")
     rows = x.reshape(-1, x.shape[-1]).to(torch.float32).contiguous()
-    out = multiply(quantize_activations(rows, ACTIVATIONS[weight.type]), packed(weight), weight.type)
+    kind, blocks = ACTIVATIONS[weight.type], packed(weight)
+    parts = [multiply(quantize_activations(part, kind), blocks, weight.type) for part in torch.split(rows, MOST)]
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def quantize_activations(x: torch.Tensor, kind: str) -> Codes:
     """(T, K) float32, contiguous -> codes, bit for bit those of `quant_product.quantize_activations`."""
     count, width = x.shape
-    codes = torch.empty((count, width), dtype=torch.int8, device=x.device)
-    if kind == "Q8_K":
-        scale = torch.empty((count, width // 256), dtype=torch.float32, device=x.device)
-        sums = torch.empty((count, width // 16), dtype=torch.int32, device=x.device)
-        _to_q8_k[(count, width // 256)](x, codes, scale, sums, width, ON_CARD, num_warps=1, **LAUNCH)
-    else:
-        scale = torch.empty((count, width // 32), dtype=torch.float32, device=x.device)
-        sums = torch.empty(0, dtype=torch.int32, device=x.device)
-        grid = (count, triton.cdiv(width // 32, 8))
-        _to_q8_0[grid](x, codes, scale, width, ON_CARD, num_warps=1, **LAUNCH)
-    return Codes(codes.view(torch.int32), scale, sums)
+    made = room_for(count, width, kind, x.device)
+    codes = made.codes.view(torch.int8)
+    grid = (count, triton.cdiv(width, 256))
+    _to_codes[grid](x, codes, made.scale, made.sums, width, kind == "Q8_K", ON_CARD, num_warps=1, **LAUNCH)
+    return made
 
 
-def multiply(a: Codes, w: Packed, kind: WeightType, cut: Cut | None = None) -> torch.Tensor:
-    """(T, K) codes times a rearranged weight -> (T, R) float32."""
+def room_for(count: int, width: int, kind: str, device: torch.device) -> Codes:
+    """Codes of `count` tokens that are still to be written."""
+    codes = torch.empty((count, width // 4), dtype=torch.int32, device=device)
+    scale = torch.empty((count, width // BLOCK[kind]), dtype=torch.float32, device=device)
+    sums = torch.empty((count, width // 16 if kind == "Q8_K" else 0), dtype=torch.int32, device=device)
+    return Codes(codes, scale, sums)
+
+
+def multiply(
+    a: Codes, w: Packed, kind: WeightType, cut: Cut | None = None, *, into: torch.Tensor | None = None,
+    plus: Sum | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """(T, K) codes times a rearranged weight -> (T, R) float32. `plus`: a sum to make with the product on the way."""
     count, rows, units = len(a.codes), len(w.codes), w.codes.shape[1] // (16 if kind == WeightType.Q6_K else 8)
     cut = cut or CUTS[kind][4 * a.codes.shape[1] > LONG]
-    out = torch.empty((count, rows), dtype=torch.float32, device=a.codes.device)
+    out = torch.empty((count, rows), dtype=torch.float32, device=a.codes.device) if into is None else into
     grid = (triton.cdiv(rows, cut.rows), count)
-    shape = (out, rows, units, cut.rows, min(cut.units, triton.next_power_of_2(units)), ON_CARD)
+    other, total = plus or (out, out)
+    step = min(cut.units, triton.next_power_of_2(units))
+    shape = (out, other, total, rows, units, cut.rows, step, plus is not None, ON_CARD)
     if kind == WeightType.Q4_K:
         _q4_k[grid](a.codes, a.scale, a.sums, w.codes, w.small, w.scale, *shape, num_warps=cut.warps, **LAUNCH)
     elif kind == WeightType.Q6_K:
@@ -136,13 +152,17 @@ def packed(weight: Weight) -> Packed:
     return _PACKED[key]
 
 
+def keep(weight: Weight, blocks: Packed) -> None:
+    """Use these blocks for a weight from now on: the same ones, elsewhere in memory."""
+    _PACKED[id(weight.data)] = blocks
+
+
 _PACKED: dict[int, Packed] = {}
 
 
 def _linear(otherwise: Product) -> Product:
     def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
-        few = x.numel() // x.shape[-1] <= FEW
-        return product(x, weight) if weight.type in PACKERS and few else otherwise(x, weight)
+        return product(x, weight) if weight.type in PACKERS else otherwise(x, weight)
 
     return linear
 
@@ -214,20 +234,17 @@ def _dot(codes, x, CARD: tl.constexpr, SIGNED: tl.constexpr):
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _begin(CARD: tl.constexpr):
+def begin(CARD: tl.constexpr):
     """Let the next kernel be placed, then wait for what the last one wrote. Every kernel here calls it once."""
     if CARD:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _to_q8_k(x, codes, scales, sums, K, CARD: tl.constexpr):
-    """One block of 256 activations: the extreme becomes -127."""
-    _begin(CARD)
-    start = tl.program_id(0).to(tl.int64) * K + tl.program_id(1) * 256
+@triton.jit
+def round_q8_k(value, start, codes, scales, sums):
+    """One block of 256 activations that begin at `start`: the extreme becomes -127."""
     at = tl.arange(0, 256)
-    value = tl.load(x + start + at)
     size = tl.abs(value)
     broken = tl.sum(((value != value) | (size == float("inf"))).to(tl.int32), axis=0) > 0
     value = tl.where(broken, 0.0, value)
@@ -243,14 +260,13 @@ def _to_q8_k(x, codes, scales, sums, K, CARD: tl.constexpr):
     tl.store(sums + start // 16 + tl.arange(0, 16), tl.sum(tl.reshape(code, (16, 16)), axis=1))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _to_q8_0(x, codes, scales, K, CARD: tl.constexpr):
-    """Eight blocks of 32 activations, by 127 / max; the scale is rounded to float16."""
-    _begin(CARD)
-    start = tl.program_id(0).to(tl.int64) * K
-    block = tl.program_id(1) * 8 + tl.arange(0, 8)
+@triton.jit
+def round_q8_0(value, start, left, codes, scales):
+    """Eight blocks of 32 activations (256,) that begin at `start`, by 127 / max; the scale is rounded to float16.
+    `left`: how many activations of the row there are from `start` on."""
+    value = tl.reshape(value, (8, 32))
+    block = tl.arange(0, 8)
     at = block[:, None] * 32 + tl.arange(0, 32)[None, :]
-    value = tl.load(x + start + at, mask=at < K, other=0.0)
     size = tl.abs(value)
     broken = tl.sum(((value != value) | (size == float("inf"))).to(tl.int32), axis=1) > 0
     value = tl.where(broken[:, None], 0.0, value)
@@ -258,9 +274,23 @@ def _to_q8_0(x, codes, scales, K, CARD: tl.constexpr):
     inverse = tl.div_rn(127.0, tl.where(largest > 0, largest, 127.0))
     inverse = tl.where((largest > 0) & (inverse != float("inf")), inverse, 0.0)
     code = _nearest(value * inverse[:, None])
-    tl.store(codes + start + at, code.to(tl.int32).to(tl.int8), mask=at < K)
+    tl.store(codes + start + at, code.to(tl.int32).to(tl.int8), mask=at < left)
     scale = tl.div_rn(largest, 127.0).to(tl.float16).to(tl.float32)
-    tl.store(scales + start // 32 + block, tl.where(broken, float("nan"), scale), mask=block * 32 < K)
+    tl.store(scales + start // 32 + block, tl.where(broken, float("nan"), scale), mask=block * 32 < left)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _to_codes(x, codes, scales, sums, K, SUPER: tl.constexpr, CARD: tl.constexpr):
+    """256 activations of one token."""
+    begin(CARD)
+    first = tl.program_id(1) * 256
+    start = tl.program_id(0).to(tl.int64) * K + first
+    at = tl.arange(0, 256)
+    value = tl.load(x + start + at, mask=first + at < K, other=0.0)
+    if SUPER:
+        round_q8_k(value, start, codes, scales, sums)
+    else:
+        round_q8_0(value, start, K - first, codes, scales)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -278,9 +308,17 @@ def _codes_of(a, unit, here, OFFSET: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _finish(found, out, other, both, at, inside, ADD: tl.constexpr):
+    """The rows' products, and where ADD their sums with `other`."""
+    tl.store(out + at, found, mask=inside)
+    if ADD:
+        tl.store(both + at, tl.load(other + at, mask=inside, other=0.0) + found, mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _q4_k(
-    a, a_scale, a_sums, codes, small, scale, out, R, U: tl.constexpr,
-    ROWS: tl.constexpr, STEP: tl.constexpr, CARD: tl.constexpr,
+    a, a_scale, a_sums, codes, small, scale, out, other, both, R, U: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr, ADD: tl.constexpr, CARD: tl.constexpr,
 ):  # fmt: skip
     """A word holds four weights of a unit's first run of 32 in its low nibbles, four of the second in its high ones."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -290,7 +328,7 @@ def _q4_k(
     unit = tl.arange(0, STEP)
     packed = _words_of(codes, line, unit, mine & (unit < U)[None, :], U * 8, 0, 8)
     six = tl.load(small + line * U + unit[None, :], mask=mine & (unit < U)[None, :], other=0)
-    _begin(CARD)
+    begin(CARD)
     a += token * U * 16
     a_sums += token * U * 4
     a_scale += token * (U // 4)
@@ -315,13 +353,13 @@ def _q4_k(
         ok = mine & (unit + STEP < U)[None, :]
         packed = _words_of(codes, line, unit + STEP, ok, U * 8, 0, 8)
         six = tl.load(small + line * U + (unit + STEP)[None, :], mask=ok, other=0)
-    tl.store(out + token * R + row, tl.sum(total, axis=1), mask=row < R)
+    _finish(tl.sum(total, axis=1), out, other, both, token * R + row, row < R, ADD)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _q6_k(
-    a, a_scale, a_sums, codes, upper, small, scale, out, R, U: tl.constexpr,
-    ROWS: tl.constexpr, STEP: tl.constexpr, CARD: tl.constexpr,
+    a, a_scale, a_sums, codes, upper, small, scale, out, other, both, R, U: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr, ADD: tl.constexpr, CARD: tl.constexpr,
 ):  # fmt: skip
     """A unit is half a superblock: four quarters of 32 weights, eight runs of 16, each with a signed scale."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -333,7 +371,7 @@ def _q6_k(
     one = _words_of(codes, line, unit, ok, U * 16, 0, 16)
     two = _words_of(codes, line, unit, ok, U * 16, 8, 16)
     bits = _words_of(upper, line, unit, ok, U * 8, 0, 8)
-    _begin(CARD)
+    begin(CARD)
     a += token * U * 32
     a_sums += token * U * 8
     a_scale += token * (U // 2)
@@ -366,13 +404,13 @@ def _q6_k(
         one = _words_of(codes, line, unit + STEP, ok, U * 16, 0, 16)
         two = _words_of(codes, line, unit + STEP, ok, U * 16, 8, 16)
         bits = _words_of(upper, line, unit + STEP, ok, U * 8, 0, 8)
-    tl.store(out + token * R + row, tl.sum(total, axis=1), mask=row < R)
+    _finish(tl.sum(total, axis=1), out, other, both, token * R + row, row < R, ADD)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _q8_0(
-    a, a_scale, codes, scale, out, R, U: tl.constexpr,
-    ROWS: tl.constexpr, STEP: tl.constexpr, CARD: tl.constexpr,
+    a, a_scale, codes, scale, out, other, both, R, U: tl.constexpr,
+    ROWS: tl.constexpr, STEP: tl.constexpr, ADD: tl.constexpr, CARD: tl.constexpr,
 ):  # fmt: skip
     """A word holds four weights, a unit is a block."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -381,7 +419,7 @@ def _q8_0(
     mine = (row < R)[:, None]
     unit = tl.arange(0, STEP)
     packed = _words_of(codes, line, unit, mine & (unit < U)[None, :], U * 8, 0, 8)
-    _begin(CARD)
+    begin(CARD)
     a += token * U * 8
     a_scale += token * U
     none = tl.zeros((ROWS, STEP, 8), tl.int32)
@@ -394,4 +432,4 @@ def _q8_0(
         d = tl.load(scale + line * U + unit[None, :], mask=ok, other=0.0).to(tl.float32)
         total += dot.to(tl.float32) * (d * tl.load(a_scale + unit, mask=here, other=0.0)[None, :])
         packed = _words_of(codes, line, unit + STEP, mine & (unit + STEP < U)[None, :], U * 8, 0, 8)
-    tl.store(out + token * R + row, tl.sum(total, axis=1), mask=row < R)
+    _finish(tl.sum(total, axis=1), out, other, both, token * R + row, row < R, ADD)
