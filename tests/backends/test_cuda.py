@@ -299,6 +299,27 @@ def test_on_the_card_a_replay_is_the_eager_step_bit_by_bit(dtype):
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", ["nano", "tiny", "wide"])
+def test_on_the_card_a_fused_step_has_the_bits_of_single_operators(dtype, shape, monkeypatch, everything):
+    """At every position, over a growing cache, with one attention kernel and with two; a tap takes single operators."""
+    from pv.backends import cuda_fused
+
+    monkeypatch.setattr(cuda, "FIRST_CAPACITY", 16)
+    monkeypatch.setattr(cuda_fused, "ATTENTION_SLOTS", 32)
+    wide = replace(named_shape("7b"), layers=1, vocab=512, context=128)  # every cut of the 7B shape but the head's
+    weights = build(Recipe(wide if shape == "wide" else named_shape(shape)))
+    fused, single = (open_cuda(weights, CudaOptions(dtype=dtype)) for _ in range(2))
+    assert fused.facts.details["kernels"] == "triton"
+    fused.prefill(TOKENS), single.prefill(TOKENS)
+    for token in range(60):
+        assert np.array_equal(fused.decode(token), single.decode(token, everything())), token
+    assert (fused.replayed, single.replayed) == (60, 0)
+    fused.close(), single.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("card")
 def test_on_the_card_every_stage_is_the_cpus_on_its_own():
     from pv.parity.deep import deep, record
 

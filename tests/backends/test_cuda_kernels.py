@@ -34,7 +34,7 @@ def near(test, expected, bound=1e-5):
 for rows, inner in ((515, 300), (4, 4), (1, 2049), (64, 512)):
     x, w = normal(1, inner), normal(rows, inner)
     near(kernels.linear(x, Weight.of("w", w)), reference.linear(x, Weight.of("w", w)))
-    for cut in (kernels.MatvecCut(1, 256, 4), kernels.MatvecCut(8, 128, 4)):
+    for cut in (kernels.MatvecCut(1, 256, 4), kernels.MatvecCut(8, 128, 4), kernels.MatvecCut(2, 4096, 4)):
         near(kernels.matvec(x, w, cut), reference.linear(x, Weight.of("w", w)))
 half = Weight.of("w", normal(40, 96).bfloat16())
 x = normal(1, 96).bfloat16()
@@ -74,7 +74,7 @@ chosen = kernels.decode_operators(planted)
 assert chosen.rope is planted.rope and chosen.linear is kernels.linear  # what was planted stays
 near(kernels.silu(x.float()), torch.nn.functional.silu(x.float()))
 
-from pv.backends import cuda
+from pv.backends import cuda, cuda_fused
 from pv.backends.cpu import open_cpu
 from pv.backends.cuda_fused import FusedCache, FusedStep, fits
 from pv.model.synthetic import Recipe, build
@@ -88,38 +88,75 @@ class Everything:
         pass
 
 
-cuda.FIRST_CAPACITY = 8  # so that the cache grows under the fused step
-for spec in (
-    named_shape("nano"),
-    replace(named_shape("nano"), qkv_bias=False, layers=2),
-    replace(named_shape("nano"), head_dim=12, ffn=100, hidden=20, layers=2),
+cuda.FIRST_CAPACITY = cuda_fused.ATTENTION_SLOTS = 8  # so that the cache grows under both kinds of attention
+for spec, dtype in (
+    (replace(named_shape("nano"), layers=2), torch.float32),
+    (replace(named_shape("nano"), layers=1), torch.float16),  # the interpreter cuts bfloat16 off where a card rounds
+    (replace(named_shape("nano"), qkv_bias=False, layers=1), torch.float32),
+    (replace(named_shape("nano"), head_dim=12, ffn=100, hidden=20, layers=1), torch.float32),
 ):
-    made = build(Recipe(spec))
-    session, cpu = cuda.open_cuda(made, device=str(device)), open_cpu(made)
+    made, options = build(Recipe(spec)), cuda.CudaOptions(dtype=dtype)
+    session, cpu = cuda.open_cuda(made, options, device=str(device)), open_cpu(made, dtype=dtype)
     assert session.facts.details["kernels"] == "triton", session.facts.details  # fused, and bit for bit the same
     assert isinstance(session._fused, FusedStep)
-    looked_at = cuda.open_cuda(made, device=str(device))
+    looked_at = cuda.open_cuda(made, options, device=str(device))
     ours, theirs = session.prefill([1, 5, 9]), cpu.prefill([1, 5, 9])
     looked_at.prefill([1, 5, 9])
     for token in range(8):
-        near(torch.from_numpy(ours), torch.from_numpy(theirs))
+        near(torch.from_numpy(ours), torch.from_numpy(theirs), 1e-5 if dtype == torch.float32 else 3e-2)
         ours, theirs = session.decode(token), cpu.decode(token)
         assert (ours == looked_at.decode(token, tap=Everything())).all()  # one by one, with a tap
     assert session._cache.capacity == 16
 
 # what is promised is computed before anybody but its successor gets it
 step = FusedStep(FusedCache(spec, device, torch.float32, 8), kernels.decode_operators())
+op, one = step.operators, kernels.decode_operators()
+a, b, gain = normal(1, 20), normal(1, 20), normal(20)
+w = {n: Weight.of(f"layers.0.{n}", normal(20 if n in ("attn_out", "ffn_down") else 60, 20))
+     for n in ("qkv", "attn_out", "ffn_gate", "ffn_up", "ffn_down")}
+normed = one.rms_norm(a, gain, 1e-6)
+
+
+def ends_with(*operators):
+    assert step._waiting(*operators), step._promised
+
+
 step.begin()
-a, b, w = normal(1, 20), normal(1, 20), Weight.of("layers.0.ffn_gate", normal(100, 20))
-total = step.operators.add(a, b)
-gate = step.operators.linear(a, w)
-assert torch.equal(total, a + b)
-smooth = step.operators.silu(gate)
-near(gate, a @ w.data.T)
-again = step.operators.multiply(b, b)
-near(smooth, torch.nn.functional.silu(gate))
-assert torch.equal(again, b * b)
-weights = step.operators.softmax(normal(4, 1, 8), torch.ones(1, 8, dtype=torch.bool, device=device))
+h = op.rms_norm(a, gain, 1e-6)
+ends_with("rms_norm")
+total = op.add(h, b)  # the sum of a norm: nobody's successor
+ends_with()
+assert torch.equal(h, normed) and torch.equal(total, normed + b)
+h = op.rms_norm(a, gain, 1e-6)
+qkv = op.linear(h, w["qkv"])
+biased = op.add(qkv, normal(60))
+ends_with("rms_norm", "linear", "add")
+op.scores(normal(4, 1, 12), normal(2, 8, 12))  # no rotation came
+ends_with("scores")
+assert torch.equal(qkv, one.linear(normed, w["qkv"])) and not torch.equal(biased, qkv)
+gate = op.linear(op.rms_norm(a, gain, 1e-6), w["ffn_gate"])
+other = op.linear(b, w["ffn_up"])  # of another input
+ends_with()
+assert torch.equal(gate, one.linear(normed, w["ffn_gate"])) and torch.equal(other, one.linear(b, w["ffn_up"]))
+h = op.rms_norm(a, gain, 1e-6)
+gate, up = op.linear(h, w["ffn_gate"]), op.linear(h, w["ffn_up"])
+active = op.silu(gate)
+ends_with("rms_norm", "linear", "linear", "silu")
+product = op.multiply(active, gate)  # not with up
+assert torch.equal(active, one.silu(gate)) and torch.equal(product, active * gate)
+assert torch.equal(up, one.linear(normed, w["ffn_up"]))
+h = op.rms_norm(a, gain, 1e-6)
+gate, up = op.linear(h, w["ffn_gate"]), op.linear(h, w["ffn_up"])
+product = op.multiply(op.silu(gate), up)
+ends_with()
+assert torch.equal(product, one.silu(one.linear(normed, w["ffn_gate"])) * one.linear(normed, w["ffn_up"]))
+out = op.linear(a, w["attn_out"])
+ends_with("linear")
+assert torch.equal(op.add(b, out), b + one.linear(a, w["attn_out"])) and torch.equal(out, one.linear(a, w["attn_out"]))
+out = op.linear(a, w["ffn_down"])
+assert torch.equal(op.add(out, b), one.linear(a, w["ffn_down"]) + b)  # the other way round
+weights = op.softmax(op.scores(normal(4, 1, 12), normal(2, 8, 12)), torch.ones(1, 8, dtype=torch.bool, device=device))
+ends_with("scores", "softmax")
 step.settle()
 assert float((weights.sum(-1) - 1).abs().max()) < 1e-5
 assert not fits(planted) and fits(kernels.decode_operators())
