@@ -472,11 +472,12 @@ def _kernels_for(recipe: CudaRecipe, weights: Prepared | None, *, wanted: bool) 
 def _kernels_of_blocks(recipe: CudaRecipe, weights: Prepared, own: Operators, *, whole: bool) -> _Kernels:
     """The same for a model whose matrices are blocks. `whole`: no operator is planted."""
     from pv.backends import triton_quant
-    from pv.backends.quant_step import QuantCache, QuantStep
+    from pv.backends.cuda_fused import FusedCache
+    from pv.backends.quant_step import QuantStep
 
     operators = triton_quant.operators(own) if own.linear is not recipe.operators.linear else own
-    cache = recipe.cache(QuantCache)
-    fuse = (lambda held: QuantStep(held, operators, weights)) if whole and cache is QuantCache else None
+    cache = recipe.cache(FusedCache)
+    fuse = (lambda held: QuantStep(held, operators, weights)) if whole and cache is FusedCache else None
     return _Kernels(operators, cache, fuse, "triton")
 
 

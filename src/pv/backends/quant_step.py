@@ -7,6 +7,7 @@ returns its tensor without computing it, and the successor launches one kernel t
     norm                     the norm, and its int8 codes, which q, k, v or gate and up then share
     q, k, v + bias           the product and the sum in one; rotation of q and k and the cache's append in another
     attn_out, ffn_down       the product and the residual sum
+    scores, softmax, context as the step over float weights has them
     gate, up                 one product over the rows of both; then SiLU, their product and its codes
 
 Only a step that nobody looks into runs like this, and only if it gives the very bits of the operators one by one: the
@@ -30,9 +31,9 @@ import triton
 import triton.language as tl
 
 from pv.backends import triton_quant as quant
-from pv.backends.cuda_kernels import KernelCache
+from pv.backends.cuda_fused import FusedCache, FusedStep
+from pv.backends.cuda_kernels import NORM_WARPS, inverse_rms
 from pv.backends.triton_quant import LAUNCH, ON_CARD, Codes, Packed, begin, round_q8_0, round_q8_k
-from pv.model.cache import Seen
 from pv.model.operators import Operators
 from pv.model.quant_product import ACTIVATIONS, BLOCK
 from pv.model.weights import Prepared, Weight
@@ -45,9 +46,7 @@ def _norm_codes(
 ):  # fmt: skip
     """256 columns of the norm and their codes. Every program finds the scale of the whole row for itself."""
     begin(CARD)
-    at = tl.arange(0, BLOCK)
-    value = tl.load(x + at, mask=at < H, other=0.0)
-    scale = tl.rsqrt(tl.sum(value * value, axis=0) / H + eps)
+    scale = inverse_rms(x, eps, H, BLOCK)
     start = tl.program_id(0) * 256
     part = start + tl.arange(0, 256)
     product = tl.load(gain + part, mask=part < H, other=0.0) * (tl.load(x + part, mask=part < H, other=0.0) * scale)
@@ -120,41 +119,12 @@ class _Promise(NamedTuple):
     output: torch.Tensor  # (1, R); of a pair the rows of both
 
 
-class QuantCache(KernelCache):
-    """A cache that is told when the rotation's kernel has written a layer's keys and values already."""
-
-    _next = 0  # the layer whose append comes next
-    _written = -1  # the layer that a kernel has written ahead of its append
-
-    def begin(self) -> None:
-        """A step begins: the first layer's append comes next, and nothing is written ahead."""
-        self._next, self._written = 0, -1
-
-    def expecting(self) -> Seen:
-        """Where the next layer's keys and values go. The caller writes them; its `append` then only answers."""
-        self._written = self._next
-        held = self._buffer[self._next]
-        return Seen(held[0], held[1])
-
-    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Seen:
-        written, self._written = self._written, -1
-        self._next = layer + 1
-        if written != layer:
-            return super().append(layer, keys, values)
-        held = self._buffer[layer]
-        return Seen(held[0], held[1])
-
-    @property
-    def kv_heads(self) -> int:
-        """Key-value heads of a layer."""
-        return self._buffer.shape[2]
-
-
 class QuantStep:
     """Operators for one decode step at a time that nobody looks into. `settle()` computes what is still promised."""
 
-    def __init__(self, cache: QuantCache, single: Operators, weights: Prepared) -> None:
+    def __init__(self, cache: FusedCache, single: Operators, weights: Prepared) -> None:
         self._cache, self._single = cache, single
+        self._attention = FusedStep(cache, single)
         self._biased = weights.spec.qkv_bias
         self._kind = code_kind(weights)
         self._promise: _Promise | None = None
@@ -170,16 +140,22 @@ class QuantStep:
             rope=self._rope,
             silu=self._silu,
             multiply=self._multiply,
-            **{name: self._after_settling(getattr(single, name)) for name in ("scores", "softmax", "context")},
+            scores=self._after_products(self._attention.operators.scores),
+            softmax=self._after_products(self._attention.operators.softmax),
+            context=self._after_products(self._attention.operators.context),
         )
 
     def begin(self) -> None:
         """Forget what a step that failed may have left."""
         self._promise = self._made = self._qkv = self._turned = None
-        self._cache.begin()
+        self._attention.begin()
 
     def settle(self) -> None:
         """Compute, one by one, whatever was promised and not yet made."""
+        self._attention.settle()
+        self._settle_products()
+
+    def _settle_products(self) -> None:
         promise, self._promise = self._promise, None
         if promise is None:
             return
@@ -261,7 +237,7 @@ class QuantStep:
         out, made = torch.empty_like(x), quant.room_for(1, width, self._kind, x.device)
         _norm_codes[(triton.cdiv(width, 256),)](
             x, gain, out, made.codes.view(torch.int8), made.scale, made.sums, eps, width,
-            triton.next_power_of_2(width), self._kind == "Q8_K", ON_CARD, num_warps=8, **LAUNCH,
+            triton.next_power_of_2(width), self._kind == "Q8_K", ON_CARD, num_warps=NORM_WARPS, **LAUNCH,
         )  # fmt: skip
         self._made = (out, self._kind, made)
         return out
@@ -305,12 +281,14 @@ class QuantStep:
         self._made = (out, self._kind, made)
         return out
 
-    def _after_settling(self, operator: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def settled(*arguments: torch.Tensor) -> torch.Tensor:
-            self.settle()
+    def _after_products(self, operator: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """An operator of attention, which has promises of its own, behind whatever is promised here."""
+
+        def behind(*arguments: torch.Tensor) -> torch.Tensor:
+            self._settle_products()
             return operator(*arguments)
 
-        return settled
+        return behind
 
 
 def code_kind(weights: Prepared) -> str:
