@@ -320,6 +320,21 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
 
 
+def test_a_version_that_is_too_small_is_fixed_against_a_revision(folder):
+    path = write(folder, "contracts/x-v1.yaml", SOUND.replace("version: 1.2.0", "version: '1.2.0'"))
+    write(folder, "pyproject.toml", '[tool.pv]\nprofile = "compat"\n')
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "start")
+    added = path.read_text().replace("proof_obligations:\n", "proof_obligations:\n  - {id: PO-2, property: more}\n")
+    path.write_text(added)
+    assert validate("contracts", "--against", "HEAD").exit_code == 1
+    assert "nothing to fix" in validate("contracts", "--fix").stderr  # no revision, nothing to compare with
+    done = validate("contracts", "--against", "HEAD", "--fix")
+    assert "1 fixes in 1 files" in done.stderr
+    assert path.read_text() == added.replace("'1.2.0'", "'1.3.0'")
+
+
 def test_against_a_revision(folder):
     path = write(folder, "contracts/x-v1.yaml")
     git(folder, "init", "-q")

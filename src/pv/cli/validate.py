@@ -186,20 +186,25 @@ def evidence_facts(
 
 
 def _history(revision: str, discovery: Discovery, project: Project) -> Iterator[Diagnostic]:
-    from pv.contract.load import load, load_at
+    from pv.contract.load import load
+
+    for path in discovery.files:
+        yield from _history_of(load(path, project), revision, project)
+
+
+def _history_of(new: Loaded, revision: str, project: Project) -> list[Diagnostic]:
+    """What the versions of one contract say of its changes since the revision; nothing where it is new."""
+    from pv.contract.load import load_at
     from pv.contract.revisions import RevisionError
     from pv.rules.table import check_history
 
-    for path in discovery.files:
-        new = load(path, project)
-        if new.contract is None:
-            continue
-        try:
-            old = load_at(revision, new.contract, project)
-        except RevisionError as error:
-            raise click.UsageError(str(error)) from error
-        if old is not None:
-            yield from check_history(old, new, project)
+    if new.contract is None:
+        return []
+    try:
+        old = load_at(revision, new.contract, project)
+    except RevisionError as error:
+        raise click.UsageError(str(error)) from error
+    return [] if old is None else list(check_history(old, new, project))
 
 
 def _codes(given: Sequence[str]) -> tuple[str, ...]:
@@ -318,7 +323,9 @@ def _fix_one(loaded: Loaded, options: Options, project: Project) -> int:
     document = loaded.document
     if document is None:
         return 0
-    before = check_file(loaded, project).diagnostics
+    before = [*check_file(loaded, project).diagnostics]
+    if options.against is not None:
+        before += _history_of(loaded, options.against, project)
     chosen: list[TextEdit] = []
     for diagnostic in before:
         if _wanted(diagnostic, options) and diagnostic.edits and not _overlap(chosen, diagnostic.edits):

@@ -675,7 +675,7 @@ RULES: tuple[Rule, ...] = (
         "A removed or loosened claim is a major change once the contract is ACTIVE (minor before); an added or "
         "tightened claim, a status or its evidence is a minor one; prose is a patch. A threshold is loosened when it "
         "accepts a superset, and any other change of it counts as loosened.",
-        "Write the version that the message names; `pv diff OLD NEW` shows why.",
+        "Write the version that the message names; `pv validate --against REF --fix` does. `pv diff OLD NEW` shows why.",
         ERROR,
         ERROR,
         Scope.HISTORY,
