@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pv.contract.models import ContractFile, Equation, Falsifier, MetadataShape
-from pv.contract.near import near_miss, nearest
+from pv.contract.near import _slips, _tolerated, near_miss, nearest
 
 TOP = frozenset(ContractFile.model_fields)
 HEAD = frozenset(MetadataShape.model_fields)
@@ -80,3 +80,24 @@ def test_one_slip_in_a_longer_word_is_found(word, data):
 def test_a_suggestion_may_be_further_away():
     assert nearest("cosine_party", ["cosine_parity", "argmax"]) == "cosine_parity"
     assert nearest("zebra", ["cosine_parity", "argmax"]) is None
+
+
+@given(st.sampled_from(sorted(TOP | HEAD | ENTRY | EQUATION)), st.data())
+def test_the_sieve_of_letters_lets_every_slip_through(word, data):
+    """A comparison of letters spares counting most slips; it must not spare one that would have counted."""
+    slipped = list(word)
+    for _ in range(data.draw(st.integers(1, 2))):
+        at = data.draw(st.integers(0, len(slipped) - 1))
+        what = data.draw(st.sampled_from(["lost", "added", "replaced", "swapped"]))
+        letter = data.draw(st.sampled_from("abcxyz_é"))
+        if what == "lost" and len(slipped) > 1:
+            del slipped[at]
+        elif what == "added":
+            slipped.insert(at, letter)
+        elif what == "replaced":
+            slipped[at] = letter
+        else:
+            slipped[at : at + 2] = reversed(slipped[at : at + 2])
+    wrong = "".join(slipped)
+    within = wrong != word and _slips(wrong, word, _tolerated(word))
+    assert not within or near_miss(wrong, frozenset({word})) == word
