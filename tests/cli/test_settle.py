@@ -59,3 +59,40 @@ def test_settle_says_when_a_file_cannot_be_replaced(earned, pv, monkeypatch):
 
 def _fail(*_):
     raise PermissionError(13, "Permission denied")
+
+
+def conflicting(house, ours, theirs):
+    path = house.root / "contracts" / "x-v1.yaml"
+    text = path.read_text()
+    assert ours in text
+    path.write_text(text.replace(ours, f"<<<<<<< HEAD\n{ours}=======\n{theirs}>>>>>>> other\n", 1))
+    return path
+
+
+def test_a_conflict_in_what_pv_writes_is_resolved(earned, pv):
+    before = (earned.root / "contracts" / "x-v1.yaml").read_text()
+    path = conflicting(earned, "    status: FUNCTIONAL\n", "    status: UNBOUND\n")
+    marked = path.read_text()
+    assert "a merge left its conflict here" in pv("validate").out
+    for option in ("--check", "--dry-run"):
+        ran = pv("settle", option)
+        assert ran.code == (option == "--check")
+        assert "contracts/x-v1.yaml: 1 conflict in what pv writes, resolved" in ran.err
+        assert path.read_text() == marked
+    assert pv("settle").code == 0
+    assert [line for line in path.read_text().splitlines() if "version" not in line] == [
+        line for line in before.splitlines() if "version" not in line
+    ]
+    assert pv("settle", "--check").code == 0
+
+
+def test_a_conflict_in_what_people_write_is_theirs(earned, pv):
+    path = conflicting(earned, "    rule: a rule\n", "    rule: another\n")
+    marked = path.read_text()
+    ran = pv("settle")
+    assert ran.code == 1
+    line = marked.splitlines().index("<<<<<<< HEAD") + 1
+    assert (
+        f"contracts/x-v1.yaml:{line}: both sides changed what people write: edit it, then `pv settle` again" in ran.err
+    )
+    assert path.read_text() == marked

@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 def settle(paths: tuple[str, ...], dry_run: bool, check: bool, against: str, adopt: bool) -> int:
     """Write the statuses that the records on disk support. No check is run.
 
-    For records that came from elsewhere (`pv evidence import`), after a retraction, and after a merge.
+    For records that came from elsewhere (`pv evidence import`), after a retraction, and after a merge: conflicts in
+    what pv writes are resolved first, whatever both sides wrote; those in what people write stay, and are named.
 
     \b
-    Exit codes: 0 written or nothing to do, 1 (--check) something would be written,
-      2 a wrong call, 3 a write was refused (the patch is printed), 5 no contract.
+    Exit codes
+      0 written, or nothing to do
+      1 a conflict is left for people, or (--check) something would be written
+      2 a wrong call
+      3 a write was refused (the patch is printed)
+      5 no contract
     \b
     Examples
       pv settle --dry-run
@@ -36,27 +41,37 @@ def settle(paths: tuple[str, ...], dry_run: bool, check: bool, against: str, ado
     """
     from pv.contract.load import load_all
     from pv.document.files import NotWritten
+    from pv.evidence import merge as merging
     from pv.evidence import settle as settling
     from pv.falsify.discovery import find_checks
 
     project = project_here()
-    loaded = load_all(paths, project)
+    write = not (dry_run or check)
+    try:
+        merge = merging.at_hand(project, paths, write=write)
+    except NotWritten as refusal:
+        click.echo(str(refusal), err=True)
+        return ExitCode.FAILURE
+    for line in merge.told:
+        click.echo(line, err=True)
+    loaded = [merge.loaded.get(one.path, one) for one in load_all(paths, project)]
     for one in loaded:
-        if one.contract is None:
+        if one.contract is None and one.path not in merge.left:
             click.echo(f"{one.display}: not a sound contract, left alone; see `pv validate {one.display}`", err=True)
     if not any(one.contract for one in loaded):
         click.echo("no contract to settle", err=True)
-        return ExitCode.NOTHING
-    write = not (dry_run or check)
+        return ExitCode.FINDINGS if merge.left else ExitCode.NOTHING
+    checks, merged = find_checks(project), merge.merged
     try:
-        plans = settling.settle(project, loaded, find_checks(project), write=write, adopt=adopt, against=against)
+        plans = settling.settle(project, loaded, checks, write=write, adopt=adopt, against=against, merged=merged)
     except NotWritten as refusal:
         click.echo(str(refusal), err=True)
         return ExitCode.FAILURE
     for line in told(plans, write=write):
         click.echo(line)
     click.echo(_summary(plans, write=write), err=True)
-    return _exit_code(plans, check=check)
+    code = _exit_code(plans, check=check)
+    return ExitCode.FINDINGS if code is ExitCode.OK and (merge.left or (check and merge.loaded)) else code
 
 
 def told(plans: Sequence[WritePlan], *, write: bool) -> Iterator[str]:

@@ -53,6 +53,10 @@ def explain(error: yaml.YAMLError | Refused, text: str) -> SyntaxProblem:
     """The diagnostic's fields for whatever stopped the parser."""
     if isinstance(error, Refused):
         return SyntaxProblem(error.code, error.message, error.start, error.end, error.hint)
+    conflict = _conflict(text)
+    if conflict >= 0:
+        hint = "`pv settle` resolves what pv wrote on both sides; what people wrote there is for you to join"
+        return SyntaxProblem("PV105", "a merge left its conflict here", conflict, conflict + 7, hint)
     forbidden = _FORBIDDEN.search(text)
     if forbidden is not None and not isinstance(error, yaml.MarkedYAMLError):
         name = f"U+{ord(forbidden.group()):04X}"
@@ -64,6 +68,15 @@ def explain(error: yaml.YAMLError | Refused, text: str) -> SyntaxProblem:
     at = min(mark.index, len(text)) if mark is not None else 0
     said = error.problem or error.context or "not YAML"
     return SyntaxProblem("PV105", _message(said, error, text, at), at, min(at + 1, len(text)), _hint(said, text, at))
+
+
+def _conflict(text: str) -> int:
+    """Where the first conflict of a merge begins; -1 where there is none."""
+    start = 0 if text.startswith("<<<<<<< ") else text.find("\n<<<<<<< ") + 1
+    if not text.startswith("<<<<<<< ", start):
+        return -1
+    middle = text.find("\n=======", start)
+    return start if middle >= 0 and text.find("\n>>>>>>>", middle) >= 0 else -1
 
 
 def _message(said: str, error: yaml.MarkedYAMLError, text: str, at: int) -> str:

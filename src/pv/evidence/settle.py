@@ -6,7 +6,7 @@ commit makes one bump; else with the one at the start of the run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -36,17 +36,19 @@ def settle(
     starts: Mapping[Path, Contract] | None = None,
     against: str = "HEAD",
     also: Sequence[Record] = (),
+    merged: Merged | None = None,
 ) -> list[WritePlan]:
     """One plan for each sound contract; with `write`, put on disk (a file that changed meanwhile is planned anew once).
 
     `adopt` overwrites status words that are not pv's. `starts` are the contracts as they stood when the run began, for
     the version where there is no git; without it, they are as loaded. `against` is the git revision since which there
     is one bump. `also` are records that are not on disk (of a run that writes nothing): what would they earn? Raises
-    NotWritten where a file could not be replaced, ValueError for `also` together with `write`.
+    NotWritten where a file could not be replaced, ValueError for `also` together with `write`. `merged` says what a
+    merge joined: there is one bump since all of it.
     """
     if write and also:
         raise ValueError("expected every record on disk before a status is written, found records that are not")
-    task = _Task(project, checks, today or f"{datetime.now(UTC):%Y-%m-%d}", adopt, against)
+    task = _Task(project, checks, today or f"{datetime.now(UTC):%Y-%m-%d}", adopt, against, merged or Merged())
     ledger = Ledger.open(project, checks, also)
     plans = []
     for one in loaded:
@@ -59,12 +61,27 @@ def settle(
     return plans
 
 
-def flips(ledger: Ledger, contract: Contract) -> list[Flip]:
-    """What every entry of a contract must say, by the records on disk, where that is not what it says already."""
+class Merged(NamedTuple):
+    """What a merge joined: the commits, what they had in common, and the files in which they differ.
+
+    `claims`: by file, the ids of those in which a conflict was resolved.
+    """
+
+    commits: tuple[str, ...] = ()
+    base: str | None = None
+    files: frozenset[Path] = frozenset()
+    claims: Mapping[Path, frozenset[str]] = {}
+
+
+def flips(ledger: Ledger, contract: Contract, again: Collection[str] = ()) -> list[Flip]:
+    """What every entry of a contract must say, by the records on disk, where that is not what it says already.
+
+    `again` are claims that are told in any case.
+    """
     entitlements = ledger.entitlements(contract)
     claims = {claim.id: claim for claim in reversed(contract.claims)}  # of an id that stands twice, the first
     wanted = [flip_of(ledger, contract, claim, entitlements[claim.id]) for claim in reversed(claims.values())]
-    return [flip for flip in wanted if flip is not None and not is_written(contract, flip)]
+    return [flip for flip in wanted if flip and (flip.claim_id in again or not is_written(contract, flip))]
 
 
 def flip_of(ledger: Ledger, contract: Contract, claim: Claim, entitlement: Entitlement) -> Flip | None:
@@ -103,13 +120,18 @@ class _Task(NamedTuple):
     today: str
     adopt: bool
     against: str
+    merged: Merged
 
 
 def _plan(task: _Task, ledger: Ledger, one: Loaded, start: Contract) -> WritePlan:
-    """The plan for one file. git is asked only where something would change."""
-    wanted = flips(ledger, one.contract) if one.contract else []
-    base = (committed(start, task.project, task.against) or start) if wanted else start
-    return plan(one, wanted, task.today, base, adopt=task.adopt)
+    """The plan for one file. git is asked only where something would change, or a merge brought it together."""
+    again = task.merged.claims.get(one.path, frozenset())
+    wanted = flips(ledger, one.contract, again) if one.contract else []
+    commits = task.merged.commits if one.path.resolve() in task.merged.files else ()
+    joins = [its for commit in commits if (its := committed(start, task.project, commit))]
+    since = task.merged.base if joins and task.merged.base else task.against
+    base = (committed(start, task.project, since) or start) if wanted or joins else start
+    return plan(one, wanted, task.today, base, adopt=task.adopt, joins=joins, again=again)
 
 
 def _write(task: _Task, planned: WritePlan, start: Contract) -> WritePlan:

@@ -8,7 +8,7 @@ that a second run before the next commit rewrites it instead of adding another.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pv.contract.meaning import numbers_of
@@ -56,6 +56,23 @@ def add_entry(draft: Draft, entry: Entry) -> bool:
             raise Unsafe("the changelog is neither a list, nor a mapping, nor a text", draft.line_of(loc))
         return True
     return False
+
+
+def entries(written: Any) -> tuple[str, ...]:
+    """The entries of a changelog that has one to a line: those of a list of texts, or the lines of a text."""
+    if isinstance(written, list):
+        return tuple(item for item in written if isinstance(item, str))
+    return tuple(line for line in written.split("\n") if _version_of(line)) if isinstance(written, str) else ()
+
+
+def in_order(lines: Sequence[str], items: Sequence[str]) -> list[str]:
+    """Lines of list items by version, in the order that the changelog `items` has; those of one version by text."""
+    newest_first = _newest_first([_version_of(item) for item in items])
+
+    def key(line: str) -> tuple[tuple[int, ...], str]:
+        return _numbers(_version_of(line.strip().lstrip("- '\""))) or (), line
+
+    return sorted(dict.fromkeys(lines), key=key, reverse=newest_first)
 
 
 # --- a list ----------------------------------------------------------------------------------------------------------

@@ -35,6 +35,11 @@ def next_version(current: str, committed: str, bump: Bump) -> str:
     return now.prefix + ".".join(str(number) for number in least[:parts])
 
 
+def at_least(version: str, other: str) -> str:
+    """The later of two versions, in its own form. Raises VersionError."""
+    return version if _parse(version).numbers >= _parse(other).numbers else other
+
+
 def _parse(text: str) -> _Parsed:
     match = _VERSION.fullmatch(text.strip())
     if match is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from pv.document.prove import NotProven
 from pv.document.reader import Document
 from pv.ladder.changelog import Entry, add_entry
 from pv.ladder.draft import Block, Draft, Loc, Unsafe, render
-from pv.ladder.versions import VersionError, next_version
+from pv.ladder.versions import VersionError, at_least, next_version
 
 # Our own lines of functional_evidence and discharge_evidence: a cell, a date, what was seen, how to run it again.
 OURS = re.compile(r"(?:cpu|cuda|vulkan|vulkan-sw|metal) · [^·]+ · \d{4}-\d\d-\d\d · .*pv falsify --id \S+")
@@ -119,17 +119,26 @@ Replan = Callable[[], WritePlan]
 
 
 def plan(
-    loaded: Loaded, flips: Sequence[Flip], today: str, base: Contract | None = None, *, adopt: bool = False
+    loaded: Loaded,
+    flips: Sequence[Flip],
+    today: str,
+    base: Contract | None = None,
+    *,
+    adopt: bool = False,
+    joins: Sequence[Contract] = (),
+    again: Collection[str] = (),
 ) -> WritePlan:
     """The plan for one file. Flips that the file says already change nothing.
 
     `base` is the contract that the version is compared with: the last committed one where there is git, else the one
     at the start of the run (None: this very file). `today` dates a changelog entry of flips that have no date of
-    their own. `adopt` overwrites status words that are not pv's. Raises ValueError for a file whose shape is unsound.
+    their own. `adopt` overwrites status words that are not pv's. `joins` are the versions that a merge joined: the
+    version must move on from each of them. `again` are claims that are written even where they seem to be. Raises
+    ValueError for a file whose shape is unsound.
     """
     document, contract = _sound(loaded)
-    task = _Task(document, contract, base or contract, today, adopt)
-    wanted = [flip for flip in flips if not is_written(contract, flip)]
+    task = _Task(document, contract, base or contract, today, adopt, tuple(joins))
+    wanted = [flip for flip in flips if flip.claim_id in again or not is_written(contract, flip)]
     try:
         done = _write_all(task, wanted)
     except (Unsafe, NotProven, EditError, Unreadable):
@@ -222,6 +231,7 @@ class _Task(NamedTuple):
     base: Contract
     today: str
     adopt: bool
+    joins: tuple[Contract, ...] = ()
 
 
 class _Done(NamedTuple):
@@ -249,9 +259,11 @@ def _write_all(task: _Task, flips: Sequence[Flip]) -> _Done:
             continue
         draft.adopt(attempt)
         written.append(flip)
-    if not draft.edits:
+    if not draft.edits and not task.joins:
         return _Done(task.document.content, (), tuple(refused), tuple(notes))
     notes += _bump(task, draft, written)
+    if not draft.edits:
+        return _Done(task.document.content, (), tuple(refused), tuple(notes))
     return _Done(_proven(draft), tuple(written), tuple(refused), tuple(notes))
 
 
@@ -441,8 +453,14 @@ def _bump(task: _Task, draft: Draft, written: Sequence[Flip]) -> list[str]:
     current, committed = task.contract.metadata.version, task.base.metadata.version
     try:
         version = next_version(current, committed, demanded(compare(task.base, now), task.base.metadata.status))
+        for joined in task.joins:
+            least = at_least(version, joined.metadata.version)
+            bump = demanded(compare(joined, now), joined.metadata.status)
+            version = next_version(least, joined.metadata.version, bump)
     except VersionError as error:
         return [f"metadata.version was left as it is: {error}"]
+    if version == current and not draft.edits:
+        return []
     if version != current:
         draft.replace(VERSION, version)
     date = max((flip.last_verified for flip in written if flip.last_verified), default=task.today)
