@@ -1,13 +1,11 @@
 """Shared ground of the GGUF checks: one set of Q4_K weights in two files, traced by the public commands.
 
-Commands are called in this process, so that a planted defect reaches the very code that they run. The "APR" side is
-the Q4_K file converted to F32 again: the same numbers as float32 matrices, multiplied as float32.
+The "APR" side is the Q4_K file converted to F32 again: the same numbers as float32 matrices, multiplied as float32.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
 import re
@@ -17,27 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 
 from pv.falsify import Inconclusive
+
+from ._commands import call, must
+from ._plant import changed_entries, patched
 
 PROMPT = "What is 2+2?"
 LAYER_LINE = re.compile(r"^layer (\d+)\s+(\w+)\s+n (\d+)\s")
 
 Statistic = Any  # pv.trace.statistics.AllTokens or LastToken
 Table = dict[tuple[int, str], tuple[Statistic, Statistic]]  # (layer, slot) -> over all tokens, over the last one
-
-
-def run_command(command: click.Command, *arguments: str) -> str:
-    """A click command's standard output. Raises RuntimeError unless it ends well."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-        code = command.main(list(arguments), standalone_mode=False, prog_name=command.name or "pv")
-    if code:
-        raise RuntimeError(f"expected {command.name} to exit 0, got {code}")
-    return out.getvalue()
 
 
 @dataclass(frozen=True)
@@ -62,20 +52,17 @@ def teacher_pair(context: Any) -> Pair:
 
 
 def _converted(source: Path) -> Pair:
-    from pv.cli.model_convert import convert
-
     pair = Pair(tempfile.TemporaryDirectory())
     for origin, kind, target in ((source, "Q4_K", pair.blocks), (pair.blocks, "F32", pair.dense)):
-        run_command(convert, str(origin), "--to", "gguf", "--type", kind, "--output", str(target))
+        must(call("model", "convert", origin, "--to", "gguf", "--type", kind, "--output", target))
     return pair
 
 
 def payload(path: Path, prompt: str = PROMPT) -> Table:
     """What `pv trace PATH --payload --json` tells."""
-    from pv.cli.trace import trace
     from pv.trace.statistics import AllTokens, LastToken
 
-    data = json.loads(run_command(trace, str(path), "--prompt", prompt, "--payload", "--json"))
+    data = json.loads(must(call("trace", path, "--prompt", prompt, "--payload", "--json")).out)
     table: Table = {}
     for layer in data["layers"]:
         for slot, found in layer["slots"].items():
@@ -127,20 +114,25 @@ def _twenty_eight_layers() -> Pair:
     Only samples are judged on it, never agreement: random weights say nothing about that.
     """
     from pv.model.gguf_write import FileType, convert
-    from pv.model.open import Model, open_model
+    from pv.model.open import open_model
     from pv.model.spec import named_shape
     from pv.model.synthetic import Recipe, build
 
-    spec, pair = named_shape("28-small"), Pair(tempfile.TemporaryDirectory())
-    weights = _spiked(build(Recipe(spec)))
-
-    def absent() -> Any:
-        raise RuntimeError("a synthetic model has no tokenizer of its own here")
-
-    source = Model(spec, weights, Path(pair.home.name) / "28-small", absent, lambda: "synthetic")
+    pair = Pair(tempfile.TemporaryDirectory())
+    source = synthetic_model(_spiked(build(Recipe(named_shape("28-small")))))
     convert(source, pair.blocks, FileType.Q4_K, tokenizer=None)
     convert(open_model(pair.blocks), pair.dense, FileType.F32, tokenizer=None)
     return pair
+
+
+def synthetic_model(weights: Any) -> Any:
+    """Weights of no file as a model that can be converted; it has no tokenizer."""
+    from pv.model.open import Model
+
+    def absent() -> Any:
+        raise Inconclusive("a synthetic model has no tokenizer of its own here")
+
+    return Model(weights.spec, weights, Path("synthetic"), absent, lambda: "synthetic")
 
 
 def token_payload(path: Path) -> Table:
@@ -234,16 +226,12 @@ def products_changed(change: Change) -> Iterator[None]:
     from pv.model import operators
 
     healthy = dict(operators.PRODUCTS)
-    blocks = [kind for kind in healthy if kind.quantized]
 
     def changed(kind: Any) -> Any:
         return lambda x, weight: change(weight, healthy[kind](x, weight))
 
-    operators.PRODUCTS.update({kind: changed(kind) for kind in blocks})
-    try:
+    with changed_entries(operators.PRODUCTS, {kind: changed(kind) for kind in healthy if kind.quantized}):
         yield
-    finally:
-        operators.PRODUCTS.update(healthy)
 
 
 @contextlib.contextmanager
@@ -266,14 +254,3 @@ def last_token_alone(context: Any) -> Iterator[None]:
 
     with patched(TorchSession, "prefill", prefill):
         yield
-
-
-@contextlib.contextmanager
-def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """`owner.name` is `replacement` inside the block."""
-    healthy = getattr(owner, name)
-    setattr(owner, name, replacement)
-    try:
-        yield
-    finally:
-        setattr(owner, name, healthy)

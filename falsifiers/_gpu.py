@@ -1,7 +1,6 @@
 """Shared ground of the GPU checks: `pv run` as a user starts it, in a cell, with a planted defect where a control asks.
 
-A defect of a backend reaches the child process through the hidden `--plant-defect`; a defect of the gate itself, which
-no option can plant, through a `sitecustomize` that patches one module as soon as it is imported.
+A defect of a backend reaches the child process through the hidden `--plant-defect`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pv.falsify import Completed
+
+from ._ground import adapter_variables
+from ._ground import backend_of as backend_of_cell
+from ._plant import holding
 
 TAG = "[apr-cpu-vs-gpu-output-parity-v1]"
 CONTRACT = "contracts/apr-cpu-vs-gpu-output-parity-v1.yaml"
@@ -38,8 +40,8 @@ _BACKEND: ContextVar[str] = ContextVar("backend that stands in for the cell's ow
 
 
 def backend_of(context: Any) -> str:
-    """The backend that drives the cell's device."""
-    return _BACKEND.get() or {"cuda": "cuda", "cpu": "cpu"}.get(context.cell.device.value, "wgpu")
+    """The backend that drives the cell's device, or the one that a control has put in its place."""
+    return _BACKEND.get() or backend_of_cell(context)
 
 
 def title_of(context: Any) -> str:
@@ -49,10 +51,8 @@ def title_of(context: Any) -> str:
 
 def environment(context: Any) -> dict[str, str]:
     """No verdict remembered from elsewhere, and the adapter that the cell is about."""
-    adapter = {"vulkan": "hardware", "vulkan-sw": "software"}.get(context.cell.device.value, "")
-    return {"PV_CACHE": str(context.scratch / "cache"), "PV_PARITY_STEPS": ""} | (
-        {"PV_WGPU_ADAPTER": adapter} if adapter else {}
-    )
+    nothing_kept = {"PV_CACHE": str(context.scratch / "cache"), "PV_PARITY_STEPS": ""}
+    return nothing_kept | adapter_variables(context)
 
 
 def run(
@@ -125,67 +125,5 @@ def receipt_of(context: Any, *arguments: str) -> tuple[Completed, dict[str, Any]
 @contextlib.contextmanager
 def arguments(*extra: str, without: Sequence[str] = (), backend: str = "") -> Iterator[None]:
     """Inside, `run` adds `extra`, leaves out `without`, and drives `backend` instead of the cell's own."""
-    tokens = _EXTRA.set(extra), _DROPPED.set(tuple(without)), _BACKEND.set(backend)
-    try:
+    with holding(_EXTRA, extra), holding(_DROPPED, tuple(without)), holding(_BACKEND, backend):
         yield
-    finally:
-        _EXTRA.reset(tokens[0])
-        _DROPPED.reset(tokens[1])
-        _BACKEND.reset(tokens[2])
-
-
-@contextlib.contextmanager
-def child_patch(context: Any, module: str, code: str) -> Iterator[None]:
-    """Inside, every Python child runs `code` right after `module` was imported, with its namespace as `m`."""
-    with _sitecustomize(context, _AFTER_IMPORT.format(module=module, code=code)):
-        yield
-
-
-@contextlib.contextmanager
-def child_start(context: Any, code: str) -> Iterator[None]:
-    """Inside, every Python child runs `code` before anything else."""
-    with _sitecustomize(context, code):
-        yield
-
-
-@contextlib.contextmanager
-def _sitecustomize(context: Any, code: str) -> Iterator[None]:
-    folder: Path = context.scratch / "planted"
-    folder.mkdir(exist_ok=True)
-    earlier = (folder / "sitecustomize.py").read_text("utf-8") if (folder / "sitecustomize.py").exists() else ""
-    (folder / "sitecustomize.py").write_text(earlier + "\n" + code, "utf-8")
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
-    try:
-        yield
-    finally:
-        (folder / "sitecustomize.py").write_text(earlier, "utf-8")
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-
-
-_AFTER_IMPORT = """
-import importlib.abc, importlib.machinery, sys
-
-
-class _Patcher(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != {module!r}:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is None:
-            return None
-        healthy = spec.loader.exec_module
-
-        def patched(module):
-            healthy(module)
-            exec({code!r}, {{"m": module}})
-
-        spec.loader.exec_module = patched
-        return spec
-
-
-sys.meta_path.insert(0, _Patcher())
-"""

@@ -1,58 +1,22 @@
-"""Ground of the trace checks: the public commands in this process, captures read without pv, defects planted in both.
-
-Commands are called through their click entry in this process, so that a planted defect reaches the very code that a
-user's command runs. Where a command is started as a process of its own, a defect reaches it through `sitecustomize`.
-"""
+"""Ground of the trace checks: captures of the teacher by the public command, and their files read without pv."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from textwrap import dedent
-from typing import Any, NamedTuple
+from typing import Any
 
-import click
 import numpy as np
 
-import pv
 from pv.falsify import Completed
 from pv.model.stages import Stage
 
+from ._commands import call, must
+from ._plant import patched
+
 PROMPT = "What is 2+2?"
-SOURCE = str(Path(pv.__file__).parent.parent)
-_variables: dict[str, str] = {}  # of the processes that a check starts under a planted defect
-
-
-class Called(NamedTuple):
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(*arguments: object) -> Called:
-    """`pv ARGUMENTS…` in this process; a refusal is a code and a sentence, a crash is a crash of the check."""
-    from pv.cli.main import pv as command
-
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = command.main([str(a) for a in arguments], standalone_mode=False, prog_name="pv")
-        except click.ClickException as refused:
-            return Called(refused.exit_code, out.getvalue(), err.getvalue() + refused.format_message())
-    return Called(int(code or 0), out.getvalue(), err.getvalue())
-
-
-def must(called: Called) -> Called:
-    """A step that is not under test has to work."""
-    if called.code:
-        raise RuntimeError(f"exit {called.code}: {called.err}{called.out}")
-    return called
 
 
 def teacher(context: Any) -> Path:
@@ -90,17 +54,6 @@ def stage_of(path: str) -> str:
 
 
 @contextlib.contextmanager
-def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """`owner.name` is `replacement` inside the block."""
-    healthy = getattr(owner, name)
-    setattr(owner, name, replacement)
-    try:
-        yield
-    finally:
-        setattr(owner, name, healthy)
-
-
-@contextlib.contextmanager
 def grafted(graft: Callable[[Stage, int | None, Any], Any]) -> Iterator[None]:
     """Every session that `pv trace` opens inside runs with `graft` in its forward."""
     from pv.cli import trace
@@ -111,24 +64,7 @@ def grafted(graft: Callable[[Stage, int | None, Any], Any]) -> Iterator[None]:
         yield
 
 
-def in_children(code: str) -> Callable[[Any], contextlib.AbstractContextManager[None]]:
-    """A control's `plant`: `code` runs at the start of every `pv` that `child` starts under it."""
-
-    @contextlib.contextmanager
-    def plant(context: Any) -> Iterator[None]:
-        folder = context.scratch / "planted"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(dedent(code), "utf-8")
-        _variables["PYTHONPATH"] = os.pathsep.join((str(folder), SOURCE))
-        try:
-            yield
-        finally:
-            _variables.clear()
-
-    return plant
-
-
 def child(context: Any, *arguments: object) -> Completed:
-    """`pv ARGUMENTS…` as a process of its own, as users start it, under the planted defect if there is one."""
-    done: Completed = context.run_pv(*map(str, arguments), env=_variables)
+    """`pv ARGUMENTS…` as a process of its own, as users start it."""
+    done: Completed = context.run_pv(*map(str, arguments))
     return done

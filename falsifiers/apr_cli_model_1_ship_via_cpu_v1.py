@@ -15,7 +15,9 @@ import yaml
 
 from pv.falsify import Control, Measurement, falsifier, harness, measure
 
-from ._gpu import PROMPT, child_patch
+from ._gpu import PROMPT
+from ._ground import holds
+from ._plant import child_patch, holding
 
 CONTRACT = "contracts/apr-cli-model-1-ship-via-cpu-v1.yaml"
 ID = "apr-cli-model-1-ship-via-cpu-v1"
@@ -38,11 +40,8 @@ def text_of(context: Any, path: str) -> str:
 @contextlib.contextmanager
 def changed(change: Callable[[str, str], str]) -> Iterator[None]:
     """Inside, the checks read files through `change(path, text)`."""
-    token = _CHANGED.set(change)
-    try:
+    with holding(_CHANGED, change):
         yield
-    finally:
-        _CHANGED.reset(token)
 
 
 def section_of(text: str) -> str:
@@ -55,11 +54,6 @@ def contract_of(context: Any) -> dict[str, Any]:
     """The contract's data."""
     data: dict[str, Any] = yaml.safe_load(text_of(context, CONTRACT))
     return data
-
-
-def holds(name: str, value: bool) -> Measurement:
-    """A truth as a measurement."""
-    return measure(name, bool(value), unit="bool")
 
 
 # --- 001 and its bounded proof: the CPU answers ----------------------------------------------------------------------
@@ -96,7 +90,6 @@ def talks_on(context: Any) -> Iterator[None]:
         Control("the limit of tokens ignored", plant=talks_on, breaks="tokens"),
     ],
     attacks=["pv.cli.run.run", "pv.backends.cpu.open_cpu", "pv.model.generate.generate"],
-    data=["falsifiers/_gpu.py"],
     timeout=1800.0,
 )
 def the_cpu_answers(context: Any) -> list[Measurement]:
@@ -116,7 +109,6 @@ def the_cpu_answers(context: Any) -> list[Measurement]:
     level="live",
     controls=[Control("logits of the wrong sign", plant=upside_down, breaks="wrong_answers")],
     attacks=["pv.cli.run.run", "pv.backends.cpu.open_cpu"],
-    data=["falsifiers/_gpu.py"],
     timeout=1800.0,
 )
 def the_one_prompt_is_answered(context: Any) -> list[Measurement]:
@@ -204,7 +196,7 @@ def flag_renamed(context: Any) -> Iterator[None]:
         Control("the flag renamed in the command", plant=flag_renamed, breaks="flag_exists"),
     ],
     attacks=["pv.cli.run.run"],
-    data=["docs/gpu.md", "falsifiers/_gpu.py"],
+    data=["docs/gpu.md"],
 )
 def users_are_warned(context: Any) -> list[Measurement]:
     """The section itself warns and explains; the flag that it explains exists."""
@@ -316,11 +308,8 @@ def invented_closure(context: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def lenient_rule(context: Any) -> Iterator[None]:
     """A rule that takes any closure, and none, for a second version."""
-    token = _RULE.set(lambda major, closure: major >= 2 or closure in ("none", "c"))
-    try:
+    with holding(_RULE, lambda major, closure: major >= 2 or closure in ("none", "c")):
         yield
-    finally:
-        _RULE.reset(token)
 
 
 @falsifier(

@@ -19,21 +19,9 @@ import torch
 
 from pv.falsify import Control, Measurement, falsifier, measure
 
-from ._trace import (
-    PROMPT,
-    call,
-    captured,
-    child,
-    files_of,
-    grafted,
-    header_of,
-    in_children,
-    must,
-    patched,
-    stage_of,
-    teacher,
-    values_of,
-)
+from ._commands import call, must
+from ._plant import in_children, patched
+from ._trace import PROMPT, captured, child, files_of, grafted, header_of, stage_of, teacher, values_of
 
 CONTRACT = "contracts/apr-cli-trace-save-tensor-v1.yaml"
 SENTINEL = 0xFFFFFFFF

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import yaml
 
+from pv.backends.cpu import open_cpu
 from pv.backends.protocol import Session
 from pv.backends.registry import opener
 from pv.compare.thresholds import THRESHOLDS, Kind, Row
@@ -33,8 +34,6 @@ from ._gpu import (
     PROMPTS,
     arguments,
     backend_of,
-    child_patch,
-    child_start,
     cpu_answer,
     environment,
     in_order,
@@ -45,14 +44,12 @@ from ._gpu import (
     tagged,
     title_of,
 )
+from ._ground import adapter_variables, holds
+from ._guilty import accusation, bisect_command
+from ._plant import child_patch, child_start, environment_variable, holding, patched
 
 STEPS = 3
 HEALTHY_PROMPTS = 299
-
-
-def holds(name: str, value: bool, n: int = 1) -> Measurement:
-    """A truth as a measurement."""
-    return measure(name, bool(value), unit="bool", n=n)
 
 
 # --- 001: the first token -------------------------------------------------------------------------------------------
@@ -80,7 +77,7 @@ def cpu_in_disguise(context: Any) -> Iterator[None]:
         Control("the CPU in disguise", plant=cpu_in_disguise, breaks="served_by_gpu"),
     ],
     attacks=["pv.parity.start.serve", "pv.backends.registry.choose", "pv.cli.run.run"],
-    data=["src/pv/backends/shaders/*.wgsl", "falsifiers/_gpu.py"],
+    data=["src/pv/backends/shaders/*.wgsl"],
     timeout=600.0,
 )
 def the_first_token_is_the_cpus(context: Any) -> list[Measurement]:
@@ -94,10 +91,20 @@ def the_first_token_is_the_cpus(context: Any) -> list[Measurement]:
         equal.append(answer["tokens"] == first_token_of_cpu(context, prompt))
         served.append(answer["backend"] in ("cuda", "wgpu"))
         context.note(f"{prompt!r}: {answer['backend']} ({answer['device']}) begins with {answer['tokens']}")
+    accuse_on(context, [p for p, same, gpu in zip(prompts, equal, served, strict=True) if not (same and gpu)])
     return [
         measure("first_tokens_equal", float(np.mean(equal)), unit="share", n=len(prompts)),
         measure("served_by_gpu", float(np.mean(served)), unit="share", n=len(prompts)),
     ]
+
+
+def accuse_on(context: Any, prompts: Sequence[str]) -> None:
+    """Note which stage of the teacher's forward is to blame for the first of these prompts, if there is one."""
+    if prompts and not context.control:
+        from pv.model.open import open_model
+
+        model = open_model(context.subject_path("tiny-teacher"))
+        accuse(context, Ground(model.weights, model.weights, ()), tuple(model.tokenizer.encode(prompts[0])))
 
 
 def first_token_of_cpu(context: Any, prompt: str) -> list[int]:
@@ -128,26 +135,16 @@ _DEFECT: ContextVar[str] = ContextVar("defect planted in the session under test"
 
 
 @contextlib.contextmanager
-def planted(name: str) -> Iterator[None]:
-    """Inside, the session under test has this defect."""
-    token = _DEFECT.set(name)
-    try:
-        yield
-    finally:
-        _DEFECT.reset(token)
-
-
-@contextlib.contextmanager
 def logits_scaled(context: Any) -> Iterator[None]:
     """Logits 5 % too large: the cosine is exactly one."""
-    with planted("logits-x1.05"):
+    with holding(_DEFECT, "logits-x1.05"):
         yield
 
 
 @contextlib.contextmanager
 def wrong_but_on_top(context: Any) -> Iterator[None]:
     """Every logit is wrong but the first token stays: an argmax check alone sees nothing."""
-    with planted("argmax-kept"):
+    with holding(_DEFECT, "argmax-kept"):
         yield
 
 
@@ -155,11 +152,8 @@ def wrong_but_on_top(context: Any) -> Iterator[None]:
 def looser_table(context: Any) -> Iterator[None]:
     """Somebody has loosened the engine's bound, and not the contract."""
     loose = {k: replace(r, logits=replace(r.logits, max_abs=1.0)) for k, r in THRESHOLDS.items()}
-    token = _TABLE.set(loose)
-    try:
+    with holding(_TABLE, loose):
         yield
-    finally:
-        _TABLE.reset(token)
 
 
 _TABLE: ContextVar[Mapping[Kind, Row]] = ContextVar("the engine's table", default=THRESHOLDS)
@@ -174,17 +168,16 @@ _TABLE: ContextVar[Mapping[Kind, Row]] = ContextVar("the engine's table", defaul
         Control("the engine's table loosened", plant=looser_table, breaks="table_as_stated"),
     ],
     attacks=["pv.parity.gate.lockstep", "pv.backends.cuda.open_cuda", "pv.backends.wgpu_session.open_wgpu"],
-    data=["src/pv/backends/shaders/*.wgsl", "falsifiers/_gpu.py"],
+    data=["src/pv/backends/shaders/*.wgsl"],
     timeout=900.0,
 )
 def last_logits_agree(context: Any) -> list[Measurement]:
     """Lockstep of the backend that `pv run` opens with the CPU: three steps on each prompt, the worst figure counts."""
     ground = ground_of(context)
     verdicts = compared(context, ground, _DEFECT.get())
-    found = figures(verdicts)
+    accuse_rejected(context, ground, verdicts)
     return [
-        *found[:4],
-        found[4],
+        *figures(verdicts),
         holds("table_as_stated", table_as_stated(context)),
     ]
 
@@ -192,18 +185,15 @@ def last_logits_agree(context: Any) -> list[Measurement]:
 @contextlib.contextmanager
 def int8_served(context: Any) -> Iterator[None]:
     """The session under test rounds its activations to 8 bits."""
-    with planted("int8-activations"):
+    with holding(_DEFECT, "int8-activations"):
         yield
 
 
 @contextlib.contextmanager
 def no_outlier(context: Any) -> Iterator[None]:
     """The model has no massive channel, so nothing is tried."""
-    token = _OUTLIER.set(1.0)
-    try:
+    with holding(_OUTLIER, 1.0):
         yield
-    finally:
-        _OUTLIER.reset(token)
 
 
 _OUTLIER: ContextVar[float] = ContextVar("the massive channel, in RMS of the others", default=MASSIVE)
@@ -217,7 +207,7 @@ _OUTLIER: ContextVar[float] = ContextVar("the massive channel, in RMS of the oth
         Control("a model without an outlier", plant=no_outlier, breaks="massive_ratio"),
     ],
     attacks=["pv.parity.gate.lockstep", "pv.backends.cuda.open_cuda", "pv.backends.wgpu_session.open_wgpu"],
-    data=["src/pv/backends/shaders/*.wgsl", "falsifiers/_gpu.py"],
+    data=["src/pv/backends/shaders/*.wgsl"],
     timeout=900.0,
 )
 def a_massive_activation_keeps_parity(context: Any) -> list[Measurement]:
@@ -225,11 +215,12 @@ def a_massive_activation_keeps_parity(context: Any) -> list[Measurement]:
     plain = ground_of(context)
     ratio = _OUTLIER.get()
     ground = Ground(with_outlier(plain.gpu, ratio), with_outlier(plain.cpu, ratio), plain.prompts)
-    healthy = figures(compared(context, ground, _DEFECT.get()))
+    verdicts = compared(context, ground, _DEFECT.get())
+    accuse_rejected(context, ground, verdicts)
     eight = compared(context, ground, "int8-activations")
     return [
         measure("massive_ratio", outlier_of(ground.cpu), unit="RMS of the other channels", n=ground.cpu.spec.vocab),
-        *healthy[:3],
+        *figures(verdicts)[:3],
         holds("int8_rejected", not any(verdict.accepted for verdict in eight), n=len(eight)),
     ]
 
@@ -271,11 +262,47 @@ def compared(context: Any, ground: Ground, defect: str) -> list[Verdict]:
         test.close()
 
 
+def accuse_rejected(context: Any, ground: Ground, verdicts: Sequence[Verdict]) -> None:
+    """Note which stage is to blame for the first prompt whose lockstep was rejected, if there is one."""
+    wrong = [tokens for tokens, verdict in zip(ground.prompts, verdicts, strict=True) if not verdict.accepted]
+    if wrong and not context.control:
+        accuse(context, ground, wrong[0])
+
+
+def accuse(context: Any, ground: Ground, tokens: Sequence[int]) -> None:
+    """Bisect the cell's backend against the CPU on these tokens, once for a worker, and note what came of it."""
+    backend = backend_of(context)
+
+    def ask() -> tuple[str, ...]:
+        weights = ground.cpu.dequantized()
+        small = weights.spec.parameters < _MOST_IN_FLOAT64
+        return accusation(
+            lambda: opener("cpu")(weights),
+            lambda: opened(context, backend, ground.gpu, ""),
+            tokens,
+            Kind.CUDA if backend == "cuda" else Kind.WGPU,
+            steps=STEPS - 1,
+            shadow=(lambda: open_cpu(weights, dtype=torch.float64)) if small else None,
+            again=again,
+        )
+
+    again = ""
+    if context.cell.subject == "tiny-teacher":
+        prefix = "".join(f"{name}={value} " for name, value in adapter_variables(context).items())
+        model = context.subject_path("tiny-teacher")
+        again = bisect_command(context, model, backend, tokens, STEPS - 1, prefix)
+    for line in context.subject(f"guilty stage of {backend} for {outlier_of(ground.cpu)} {tokens}", ask):
+        context.note(line)
+
+
+_MOST_IN_FLOAT64 = 10**9  # parameters of a model that is run in float64 beside its float32
+
+
 def opened(context: Any, backend: str, weights: Weights, defect: str) -> Session:
     """The session that `pv run` would open, on the cell's adapter, perhaps with a defect."""
     with contextlib.ExitStack() as stack:
         for name, value in environment(context).items():
-            stack.enter_context(patched_environment(name, value))
+            stack.enter_context(environment_variable(name, value))
         if defect:
             return DEFECTS[defect].open(backend, weights)
         return opener(backend)(weights)
@@ -349,22 +376,6 @@ def outlier_of(weights: Weights) -> float:
     return round(float(table[:, channel].abs().mean() / rest.pow(2).mean().sqrt()), 4)
 
 
-@contextlib.contextmanager
-def patched_environment(name: str, value: str) -> Iterator[None]:
-    """One variable of this process, put back."""
-    import os
-
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 # --- 003: a gate at every start --------------------------------------------------------------------------------------
 
 
@@ -429,7 +440,7 @@ def gate_only_once(context: Any) -> Iterator[None]:
         Control("a gate at the first start alone", plant=gate_only_once, breaks="healthy_starts_judged"),
     ],
     attacks=["pv.parity.start.serve", "pv.parity.gate.lockstep", "pv.backends.registry.choose"],
-    data=["src/pv/backends/shaders/*.wgsl", "falsifiers/_gpu.py"],
+    data=["src/pv/backends/shaders/*.wgsl"],
     timeout=900.0,
 )
 def a_gate_runs_at_every_start(context: Any) -> list[Measurement]:
@@ -446,16 +457,14 @@ def a_gate_runs_at_every_start(context: Any) -> list[Measurement]:
         )
     )
     found = rejections(wrong, title)
+    judged = [any(line.startswith(f"{title} path accepted") for line in tagged(done)) for done in healthy]
+    accuse_on(context, [PROMPT] if not all(judged) else [])
     return [
         measure("rejection_lines", len(found), unit="lines"),
         holds("rejection_has_numbers", bool(found) and bool(found[0].figures)),
         holds("raised_error_rejects", any("error" in r.line for r in rejections(raising, title))),
         holds("failing_gate_rejects", any("reference does not fit" in r.line for r in rejections(blind, title))),
-        measure(
-            "healthy_starts_judged",
-            sum(any(line.startswith(f"{title} path accepted") for line in tagged(done)) for done in healthy),
-            unit="starts",
-        ),
+        measure("healthy_starts_judged", sum(judged), unit="starts"),
         measure(
             "answers_of_the_cpu", sum(done.stdout == expected for done in (wrong, raising, blind)), unit="answers", n=3
         ),
@@ -538,7 +547,6 @@ def wgpu_imported_anyway(context: Any) -> Iterator[None]:
         Control("wgpu is imported anyway", plant=wgpu_imported_anyway, breaks="gpu_modules_imported"),
     ],
     attacks=["pv.parity.start.serve", "pv.backends.registry.choose", "pv.cli.run.run"],
-    data=["falsifiers/_gpu.py"],
 )
 def no_gpu_touches_no_gpu(context: Any) -> list[Measurement]:
     """`pv run --no-gpu`, observed from inside at its end: maps, descriptors, modules, CUDA; and what it printed."""
@@ -607,7 +615,7 @@ def rejected_and_served(context: Any) -> Iterator[None]:
         Control("rejected in words, served all the same", plant=rejected_and_served, breaks="answer_is_the_cpus"),
     ],
     attacks=["pv.parity.start.serve", "pv.backends.registry.choose", "pv.cli.run.run"],
-    data=["src/pv/backends/shaders/*.wgsl", "falsifiers/_gpu.py"],
+    data=["src/pv/backends/shaders/*.wgsl"],
     timeout=600.0,
 )
 def the_way_down_to_the_cpu_is_seen(context: Any) -> list[Measurement]:
@@ -641,8 +649,7 @@ def device_named(context: Any, receipt: dict[str, Any]) -> bool:
     return any(adapter.split()[1] == wanted for adapter in subjects)
 
 
-# --- 006: several steps
-# ------------------------------------------------------------------------------------------------
+# --- 006: several steps -----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -682,7 +689,7 @@ def prompt_every_time(context: Any) -> Iterator[None]:
         Control("a gate that never decodes", plant=prompt_every_time, breaks="rejected"),
     ],
     attacks=["pv.parity.gate.lockstep", "pv.parity.start.serve"],
-    data=["src/pv/backends/shaders/*.wgsl", "falsifiers/_gpu.py"],
+    data=["src/pv/backends/shaders/*.wgsl"],
     timeout=600.0,
 )
 def what_grows_in_the_cache_is_seen(context: Any) -> list[Measurement]:
@@ -704,8 +711,7 @@ def what_grows_in_the_cache_is_seen(context: Any) -> list[Measurement]:
     ]
 
 
-# --- 007: no false alarms
-# ----------------------------------------------------------------------------------------------
+# --- 007: no false alarms ---------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -713,12 +719,9 @@ def over_strict(context: Any) -> Iterator[None]:
     """The bounds are below float32's own rounding."""
     from pv.parity import gate
 
-    healthy = gate.THRESHOLDS
-    gate.THRESHOLDS = {k: replace(r, logits=replace(r.logits, max_abs=1e-9)) for k, r in healthy.items()}
-    try:
+    strict = {k: replace(r, logits=replace(r.logits, max_abs=1e-9)) for k, r in gate.THRESHOLDS.items()}
+    with patched(gate, "THRESHOLDS", strict):
         yield
-    finally:
-        gate.THRESHOLDS = healthy
 
 
 @contextlib.contextmanager
@@ -759,13 +762,8 @@ def patched_rule(rule: Callable[..., Any]) -> Iterator[None]:
     """Inside, this is the near-tie rule, of the gate too."""
     from pv.parity import gate
 
-    token, healthy = _RULE.set(rule), gate.judge_flip
-    gate.judge_flip = rule
-    try:
+    with holding(_RULE, rule), patched(gate, "judge_flip", rule):
         yield
-    finally:
-        gate.judge_flip = healthy
-        _RULE.reset(token)
 
 
 @falsifier(
@@ -778,7 +776,7 @@ def patched_rule(rule: Callable[..., Any]) -> Iterator[None]:
         Control("a probe of the start token alone", plant=start_token_alone, breaks="prompt_tokens_left_out"),
     ],
     attacks=["pv.parity.gate.lockstep", "pv.parity.near_tie.judge_flip", "pv.parity.start.serve"],
-    data=["src/pv/backends/shaders/*.wgsl", "falsifiers/_gpu.py"],
+    data=["src/pv/backends/shaders/*.wgsl"],
     timeout=900.0,
 )
 def healthy_backends_are_left_alone(context: Any) -> list[Measurement]:
@@ -797,6 +795,9 @@ def healthy_backends_are_left_alone(context: Any) -> list[Measurement]:
         test.close()
     for alarm in healthy.alarms[:5]:
         context.note(alarm)
+    if healthy.alarms and not context.control:
+        first = prompts[int(healthy.alarms[0].removeprefix("prompt ").partition(":")[0])]
+        accuse(context, Ground(model.weights, model.weights, ()), probe(first))
     row = THRESHOLDS[Kind.CUDA if backend_of(context) == "cuda" else Kind.WGPU]
     near, tail = made_flips(row)
     asked = len(probe(model.tokenizer.encode(PROMPT)))
@@ -834,14 +835,13 @@ def made_flips(row: Row) -> tuple[list[bool], list[bool]]:
     return near, tail
 
 
-# --- 011: the graph is the eager step
-# ----------------------------------------------------------------------------------
+# --- 011: the graph is the eager step ---------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def graph_lacks_a_kernel(context: Any) -> Iterator[None]:
     """A product is missing from the recorded graph; the eager step is whole."""
-    with planted("capture-kernel-missing"):
+    with holding(_DEFECT, "capture-kernel-missing"):
         yield
 
 
@@ -850,12 +850,11 @@ def nothing_is_replayed(context: Any) -> Iterator[None]:
     """Both sides run eagerly, so of course they agree."""
     from pv.backends import cuda
 
-    healthy = cuda.CudaSession._replay
-    cuda.CudaSession._replay = lambda self, token: self._fetch(self._forward(self._token.fill_(token), None, None))  # type: ignore[method-assign]
-    try:
+    def eager(self: Any, token: int) -> Any:
+        return self._fetch(self._forward(self._token.fill_(token), None, None))
+
+    with patched(cuda.CudaSession, "_replay", eager):
         yield
-    finally:
-        cuda.CudaSession._replay = healthy  # type: ignore[method-assign]
 
 
 @falsifier(
@@ -866,7 +865,6 @@ def nothing_is_replayed(context: Any) -> Iterator[None]:
         Control("nothing is replayed", plant=nothing_is_replayed, breaks="steps_replayed", cells=("cuda",)),
     ],
     attacks=["pv.backends.cuda.CudaSession.decode", "pv.backends.cuda.CudaSession.decode_eagerly"],
-    data=["falsifiers/_gpu.py"],
     timeout=900.0,
 )
 def a_replay_is_the_eager_step(context: Any) -> list[Measurement]:

@@ -14,7 +14,9 @@ import torch
 
 from pv.falsify import Blocked, Control, Measurement, falsifier, measure
 
-from ._trace import PROMPT, call, captured, files_of, grafted, must, patched, stage_of, teacher, values_of
+from ._commands import call, must
+from ._plant import patched
+from ._trace import PROMPT, captured, files_of, grafted, stage_of, teacher, values_of
 
 OLD = (
     "embedding", "attn_norm", "qkv_matmul", "qkv_bias", "q_post_rope", "k_post_rope", "attention", "attn_out",
@@ -401,6 +403,9 @@ def the_guilty_stage_is_found(context: Any) -> list[Measurement]:
         before = LINEAR.get(stage)
         adjacent += before is not None and _cosine(oracle, folder, before) >= 0.999 > _cosine(oracle, folder, stage)
     agreed = not alarms["guilty"] and min(cosines) >= 0.999
+    if not agreed:
+        context.note(alarms["sentence"])
+        context.note(f"again: {AGAIN.format(prompt=Ground.prompt)}")
     context.agree("hf", manifest_of(oracle)["provenance"]["transformers"], agreed)
     return [
         measure("stages_named", named, unit="stages", n=len(CHAIN)),
@@ -411,21 +416,17 @@ def the_guilty_stage_is_found(context: Any) -> list[Measurement]:
     ]
 
 
+AGAIN = """\
+pv trace fixtures/tiny-teacher --prompt "{prompt}" --save-tensor all --source hf --output oracle && \
+pv trace fixtures/tiny-teacher --prompt "{prompt}" --save-tensor all --output ours && \
+pv bisect oracle ours"""
+
+
 def _oracle(context: Any) -> Path:
     """Transformers' own capture of the prompt. Blocked where Transformers is not installed."""
     folder: Path = context.scratch / "oracle"
-    ran = call(
-        "trace",
-        teacher(context),
-        "--prompt",
-        Ground.prompt,
-        "--save-tensor",
-        "all",
-        "--source",
-        "hf",
-        "--output",
-        folder,
-    )
+    asked = ("--prompt", Ground.prompt, "--save-tensor", "all", "--source", "hf", "--output", folder)
+    ran = call("trace", teacher(context), *asked)
     if ran.code == 4:
         raise Blocked("Transformers: pip install 'provable-contracts-pv[oracle]'")
     must(ran)

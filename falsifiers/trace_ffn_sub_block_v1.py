@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,20 +15,10 @@ import numpy as np
 
 from pv.falsify import Control, Measurement, falsifier, measure
 
-from ._trace import (
-    PROMPT,
-    call,
-    captured,
-    child,
-    files_of,
-    grafted,
-    in_children,
-    must,
-    patched,
-    stage_of,
-    teacher,
-    values_of,
-)
+from ._commands import call, must
+from ._ground import adapter_variables, backend_of
+from ._plant import environment_variable, in_children, patched
+from ._trace import PROMPT, captured, child, files_of, grafted, stage_of, teacher, values_of
 
 CONTRACT = "trace-ffn-sub-block-v1"
 # Slot -> stage and width, as the contract has them; written out, so that a change of the program's own table is seen.
@@ -325,7 +314,7 @@ def every_slot_is_given_or_named(context: Any) -> list[Measurement]:
     """The cell's backend against figures made with numpy from the CPU's captured tensors."""
     cpu = from_tensors(context, "cpu")
     with _adapter(context):
-        layers = payload(context, "--backend", _backend(context))
+        layers = payload(context, "--backend", backend_of(context))
     holes = zeros = 0
     worst = 0.0
     for layer in layers:
@@ -344,24 +333,13 @@ def every_slot_is_given_or_named(context: Any) -> list[Measurement]:
     ]
 
 
-def _backend(context: Any) -> str:
-    return {"cpu": "cpu", "cuda": "cuda"}.get(context.cell.device.value, "wgpu")
-
-
 @contextlib.contextmanager
 def _adapter(context: Any) -> Iterator[None]:
     """The kind of Vulkan driver that the cell is about."""
-    wanted = {"vulkan": "hardware", "vulkan-sw": "software"}.get(context.cell.device.value)
-    before = os.environ.get("PV_WGPU_ADAPTER")
-    if wanted:
-        os.environ["PV_WGPU_ADAPTER"] = wanted
-    try:
+    with contextlib.ExitStack() as stack:
+        for name, value in adapter_variables(context).items():
+            stack.enter_context(environment_variable(name, value))
         yield
-    finally:
-        if wanted and before is None:
-            del os.environ["PV_WGPU_ADAPTER"]
-        elif wanted:
-            os.environ["PV_WGPU_ADAPTER"] = str(before)
 
 
 # --- 005: ten lines ---------------------------------------------------------------------------------------------------
