@@ -6,11 +6,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pv.backends.protocol import BackendError
 from pv.backends.wgpu_blocks import LAYOUTS
-from pv.backends.wgpu_device import Device, facts_of, pick_adapter, sources, vulkan_adapters
+from pv.backends.wgpu_device import Device, Region, facts_of, pick_adapter, sources, vulkan_adapters
 
 
 def adapter(name: str, kind: str, api: str = "Vulkan") -> SimpleNamespace:
@@ -100,3 +101,34 @@ def test_opening_a_device_prints_nothing():
     code = "from pv.backends.wgpu_device import Device; Device().close()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.usefixtures("vulkan")
+@pytest.mark.parametrize("size", [100, 256, 1024, 5000])
+def test_what_waits_in_host_memory_is_bounded_however_small_the_writes(monkeypatch, size):
+    """wgpu keeps a copy of everything written until the next submit: 30 GB of weights must not pile up there."""
+    monkeypatch.setattr("pv.backends.wgpu_device.UPLOAD_BYTES", 1024)
+    device = Device()
+    waiting, most = 0, 0
+    write, submit = device.queue.write_buffer, device.queue.submit
+
+    def counted_write(buffer, offset, data):
+        nonlocal waiting, most
+        waiting += len(data)
+        most = max(most, waiting)
+        write(buffer, offset, data)
+
+    def counted_submit(commands):
+        nonlocal waiting
+        waiting = 0
+        submit(commands)
+
+    device.queue.write_buffer, device.queue.submit = counted_write, counted_submit
+    region = device.allocate("weights", 1 << 16)
+    sent = np.random.default_rng(0).integers(0, 256, 4 * size, dtype=np.uint8)
+    for at in range(20):
+        device.write(Region(region.buffer, 64 * at, 1 << 15), sent[:size])
+    device.write(region, sent)
+    assert most < 2 * 1024
+    assert device.read(region).view(np.uint8)[: 4 * size].tobytes() == sent.tobytes()
+    device.close()

@@ -24,7 +24,7 @@ from pv.backends.protocol import BackendError, DeviceFacts
 
 BACKEND = "wgpu"
 WATCHDOG_SECONDS = 120.0
-UPLOAD_BYTES = 64 << 20  # of one write; wgpu keeps a copy of it until the next submit
+UPLOAD_BYTES = 64 << 20  # written at most before a submit: wgpu keeps a copy of them until then
 GUARD_FLOATS = 1024  # on each side of a guarded buffer, as llama.cpp's test-backend-ops does
 GUARD_BITS = 0x7FC5A5A5  # a quiet NaN of our own: read by mistake it poisons the result, overwritten it is missed
 _BINDING = re.compile(r"@binding\((\d+)\)\s+var<(storage, read_write|storage, read|uniform)>")
@@ -144,6 +144,7 @@ class Device:
         self.max_groups: int = limits["max-compute-workgroups-per-dimension"]
         self._kernels: dict[tuple[object, ...], Kernel] = {}
         self._readback: Any = None
+        self._waiting = 0  # bytes written since the last submit: wgpu keeps a copy of them
         self._stash: Region | None = None
 
     # -- buffers ----------------------------------------------------------------------------------------------
@@ -176,8 +177,9 @@ class Device:
             for at in range(0, len(data), UPLOAD_BYTES):
                 piece = data[at : at + UPLOAD_BYTES]
                 self.queue.write_buffer(region.buffer, region.offset + at, piece)
-                if len(data) > UPLOAD_BYTES:
-                    # Reading four bytes back waits for the copy. (The queue's own promise cannot be used: the callback
+                self._waiting += len(piece)
+                if self._waiting >= UPLOAD_BYTES:
+                    # Reading four bytes back waits for the copies. (The queue's own promise cannot be used: the callback
                     # of `on_submitted_work_done_async` in wgpu-py 0.32 is not of the type that its library declares.)
                     self.read(Region(region.buffer, region.offset + at, 4, 0))
 
@@ -254,9 +256,10 @@ class Device:
         return self._device.create_command_encoder()
 
     def submit(self, commands: Sequence[Any]) -> None:
-        """Hand command buffers to the queue."""
+        """Hand command buffers to the queue, behind all that was written."""
         with _translated("submitting work"):
             self.queue.submit(list(commands))
+        self._waiting = 0
 
     def _wait_for(self, promise: Any) -> None:
         """Wait for a promise in a thread that may be abandoned: a driver that hangs must not hang us."""
