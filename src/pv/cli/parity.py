@@ -110,11 +110,11 @@ def _opened(name: str, weights: Weights, guard: bool, plants: dict[str, str]) ->
 
 def _start(session: Session, weights: Weights, tokens: Sequence[int], steps: int | None) -> dict[str, Any]:
     from pv.backends.cpu import open_cpu
-    from pv.parity.gate import lockstep, probe, reference_logits
+    from pv.parity.gate import lockstep, probe, reference_logits, reference_weights
     from pv.parity.start import step_line, steps_from
 
     count, compared = steps_from(os.environ, steps), probe(tokens)
-    reference = open_cpu(weights.dequantized())
+    reference = open_cpu(reference_weights(weights, session.facts))
     try:
         verdict = lockstep(reference_logits(reference, compared, count), session, compared, count, to_the_end=True)
     finally:
@@ -132,8 +132,9 @@ def _start(session: Session, weights: Weights, tokens: Sequence[int], steps: int
 def _deep(session: Session, weights: Weights) -> dict[str, Any]:
     from pv.backends.cpu import open_cpu
     from pv.parity.deep import deep, record, summary
+    from pv.parity.gate import reference_weights
 
-    reference = open_cpu(weights.dequantized())
+    reference = open_cpu(reference_weights(weights, session.facts))
     try:
         verdict = deep(session, record(reference))
     finally:

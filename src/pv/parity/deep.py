@@ -132,6 +132,16 @@ def record(session: Session, steps: int = STEPS, progress: Progress = lambda *_:
     return Reference(spec, tuple(cases), tokens, prefill.tensors, decode.tensors, faint.tensors, token)
 
 
+def record_stages(session: Session, tokens: Sequence[int]) -> Reference:
+    """Ask the reference session for the stages of one prompt and of one step behind it, and for no more."""
+    prefill, decode = _Collector(), _Collector()
+    session.reset()
+    token = int(np.argmax(session.prefill(tokens, tap=prefill)))
+    session.decode(token, tap=decode)
+    session.reset()
+    return Reference(session.spec, (), tuple(tokens), prefill.tensors, decode.tensors, {}, token)
+
+
 def deep(
     test: Session,
     reference: Reference,
@@ -169,8 +179,9 @@ def deep(
 def local_errors(test: Session, reference: Reference, row: Row) -> tuple[LocalError, ...]:
     """Every stage's own error, in computation order: its inputs are the reference's, by grafting every output."""
     found: list[LocalError] = []
-    test.reset()
-    test.prefill(reference.local_tokens, graft=_Grafter("faint", reference.faint, row, found))
+    if reference.faint:
+        test.reset()
+        test.prefill(reference.local_tokens, graft=_Grafter("faint", reference.faint, row, found))
     test.reset()
     test.prefill(reference.local_tokens, graft=_Grafter("prefill", reference.prefill, row, found))
     test.decode(reference.next_token, graft=_Grafter("decode", reference.decode, row, found))

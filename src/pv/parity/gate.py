@@ -20,6 +20,7 @@ from pv.backends.protocol import BackendError, DeviceFacts, Session
 from pv.compare.metrics import compare, compare_logits
 from pv.compare.thresholds import THRESHOLDS, Kind, Row, breaches
 from pv.model.stages import Stage
+from pv.model.weights import Weights
 from pv.parity.near_tie import Flip, judge_flip
 
 TAG = "apr-cpu-vs-gpu-output-parity-v1"  # the contract that every line of the gate is tagged with
@@ -89,7 +90,16 @@ def kind_of(facts: DeviceFacts) -> Kind:
     """Which row of the table judges a session against the CPU in float32."""
     if any(half in facts.details.get("dtype", "") for half in ("bfloat16", "float16")):
         return Kind.HALF
+    if facts.details.get("products"):
+        return Kind.QUANT_SAME
     return Kind.WGPU if facts.backend == "wgpu" else Kind.CUDA
+
+
+def reference_weights(weights: Weights, facts: DeviceFacts) -> Weights:
+    """What the CPU must be given to compute what a session computes: blocks where the session multiplies blocks (its
+    facts name them under `products`), else the same numbers as floats.
+    """
+    return weights if facts.details.get("products") else weights.dequantized()
 
 
 def reference_logits(session: Session, tokens: Sequence[int], steps: int) -> Iterator[np.ndarray]:

@@ -21,7 +21,7 @@ from pv.compare.thresholds import THRESHOLDS, Kind
 from pv.model.weights import Weights
 from pv.parity.deep import DeepVerdict, Reference, deep, record
 from pv.parity.defects import DEFECTS, Defect
-from pv.parity.gate import STEPS, Verdict, kind_of, lockstep, probe, reference_logits
+from pv.parity.gate import STEPS, Verdict, kind_of, lockstep, probe, reference_logits, reference_weights
 
 COSINES = (0.95, 0.98, 0.99)
 Z95 = 1.959963984540054  # of the normal distribution, two-sided
@@ -150,7 +150,7 @@ class Bench(NamedTuple):
 def bench(weights: Weights, prompt: Sequence[int], steps: int = STEPS, progress: Progress = lambda *_: None) -> Bench:
     """Ask the CPU everything once."""
     tokens = probe(prompt)
-    cpu = open_cpu(weights.dequantized())
+    cpu = open_cpu(weights)
     try:
         logits = tuple(reference_logits(cpu, tokens, steps))
         return Bench(weights, tuple(tokens), steps, logits, record(cpu, progress=progress))
@@ -160,12 +160,13 @@ def bench(weights: Weights, prompt: Sequence[int], steps: int = STEPS, progress:
 
 def measure(backend: str, on: Bench, defect: Defect, device: str = "cuda") -> Row:
     """Plant one defect and see who notices. A backend that cannot even open with it has failed, which the gate sees."""
-    kind = Kind.WGPU if backend == "wgpu" else Kind.CUDA
     try:
         test = defect.open(backend, on.weights, device=device)
     except Exception as problem:
         line = f"unavailable: {problem}"
+        kind = Kind.WGPU if backend == "wgpu" else Kind.CUDA
         return Row(defect.name, defect.title, _figures(()), line, line, ("lockstep",), kind)
+    kind = kind_of(test.facts)
     try:
         verdict = lockstep(iter(on.logits), test, on.prompt, on.steps, to_the_end=True)
     finally:
@@ -229,7 +230,7 @@ def false_alarms(
     progress: Callable[[int, str], None] = lambda *_: None,
 ) -> Healthy:
     """The start gate over many prompts of one healthy session."""
-    cpu = open_cpu(weights.dequantized())
+    cpu = open_cpu(reference_weights(weights, test.facts))
     verdicts: list[Verdict] = []
     try:
         for number, prompt in enumerate(prompts):

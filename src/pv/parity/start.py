@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -22,6 +22,7 @@ from pv.backends.protocol import BackendError, DeviceFacts, Session
 from pv.backends.registry import BACKENDS, Choice, Open, RejectedError, choose, open_named
 from pv.compare.thresholds import Kind
 from pv.model.weights import Weights
+from pv.parity.deep import deep, record_stages
 from pv.parity.gate import (
     PATIENCE,
     STEPS,
@@ -33,10 +34,13 @@ from pv.parity.gate import (
     lockstep,
     probe,
     reference_logits,
+    reference_weights,
 )
 from pv.parity.receipt import Event, Receipt, Subject, recall, remember, verdict_json
 
 Say = Callable[[str], None]
+STAGE_TOKENS = 8  # of the prompt, its last ones, when every stage is compared
+UNPACKED = 130  # bytes that a hundred weights take as codes with their scales, in the reference's own product
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +195,12 @@ class _Judge:
     def _compared(self, session: Session, weights: Weights, tokens: list[int], kind: Kind) -> Verdict:
         """The lockstep with the CPU in float32; a half-precision session is measured against the CPU in that too."""
         name, steps = session.facts.backend, self.options.steps
+        weights = reference_weights(weights, session.facts)
         with closing(self._reference(name, weights, "float32")) as reference:
             if kind is not Kind.HALF:
                 logits = reference_logits(reference, tokens, steps)
-                return lockstep(logits, session, tokens, steps, kind=kind, patience=self.options.patience)
+                verdict = lockstep(logits, session, tokens, steps, kind=kind, patience=self.options.patience)
+                return _with_stages(verdict, session, reference, tokens) if kind is Kind.QUANT_SAME else verdict
             expected = list(reference_logits(reference, tokens, steps))
         with closing(self._reference(name, weights, session.facts.details["dtype"])) as same_precision:
             twin = fed_logits(same_precision, tokens, expected)
@@ -207,18 +213,35 @@ class _Judge:
         if lacking := reference_does_not_fit(weights):
             raise _RefusedError(name, f"{lacking}; --no-gate serves unjudged")
         try:
-            return cpu.open_cpu(weights.dequantized(), dtype=getattr(torch, dtype.removeprefix("torch.")))
+            return cpu.open_cpu(weights, dtype=getattr(torch, dtype.removeprefix("torch.")))
         except Exception as problem:  # without a reference nothing vouches for the GPU
             raise _RefusedError(name, f"the CPU reference cannot be opened: {problem}") from problem
+
+
+def _with_stages(verdict: Verdict, session: Session, reference: Session, tokens: Sequence[int]) -> Verdict:
+    """An accepted verdict over int8 codes, tried once more stage by stage, each with the CPU's own inputs.
+
+    One code on the other side of a half moves logits as far as a small defect does, so logits alone tell the two apart
+    badly. With equal inputs the codes are equal, and what is left is float32's own rounding.
+    """
+    if not verdict.accepted:
+        return verdict
+    room = session.spec.context - 1
+    found = deep(session, record_stages(reference, tokens[-min(STAGE_TOKENS, room) :]), kind=verdict.kind)
+    session.reset()
+    return verdict if found.accepted else replace(verdict, accepted=False, reason=found.reasons[0])
 
 
 def reference_does_not_fit(weights: Weights, available: int | None = None) -> str:
     """Why the CPU reference does not fit beside the weights already held, in words; "" when it does.
 
-    Counted are tensors that must be widened to float32 and the fused q, k, v; float32 tensors are used in place.
+    Counted are tensors that must be widened to float32, or whose blocks are unpacked to a byte a code, and the fused q,
+    k, v; float32 tensors are used in place.
     """
     spec = weights.spec
-    widened = sum(4 * prod(w.shape) for w in weights.tensors.values() if w.data.element_size() != 4 or w.type.quantized)
+    held = weights.tensors.values()
+    widened = sum(4 * prod(w.shape) for w in held if w.data.element_size() != 4 and not w.type.quantized)
+    widened += sum(UNPACKED * prod(w.shape) // 100 for w in held if w.type.quantized)
     fused = 4 * spec.layers * spec.qkv_width * spec.hidden
     available = available_memory() if available is None else available
     if not available or widened + fused <= available:
