@@ -201,13 +201,12 @@ def exit_code(outcome: Outcome, *, allow_blocked: bool = False, check: bool = Fa
 
 def _prepared(project: Project, asked: Asked, place: Cluster | None = None) -> Prepared:
     """Everything before the first run; what is wrong with the chosen checks ends it here."""
-    from pv.falsify.devices import present
     from pv.falsify.journal import JournalError
     from pv.falsify.request import prepare
     from pv.falsify.selection import SelectionError
 
     try:
-        prepared = prepare(project, asked, place.devices if place else present)
+        prepared = prepare(project, asked, place.devices if place else None)
     except (SelectionError, JournalError) as wrong:
         raise click.UsageError(str(wrong)) from None
     for unsound in prepared.unsound:

@@ -25,6 +25,7 @@ MARKS = {"passed": "ok  ", "debt": "debt", "unknown": "?   ", "failed": "FAIL"}
 @click.option("--against", metavar="REF", default="", help="Compare meanings and versions with this git reference.")
 @click.option("--release", is_flag=True, help="Refuse debt and whatever could not be known.")
 @click.option("--no-run", is_flag=True, help="Run no check; judge what is written only.")
+@click.option("--changed", is_flag=True, help="Of the quick checks, run only those that the branch concerns.")
 @click.option("--allow-blocked", is_flag=True, help="Exit 0 although something could not be run here.")
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes.")
 @click.option(
@@ -33,11 +34,15 @@ MARKS = {"passed": "ok  ", "debt": "debt", "unknown": "?   ", "failed": "FAIL"}
     default="text",
     show_default=True,
 )
-def gate(against: str, release: bool, no_run: bool, allow_blocked: bool, jobs: int, output_format: str) -> int:
+def gate(
+    against: str, release: bool, no_run: bool, changed: bool, allow_blocked: bool, jobs: int, output_format: str
+) -> int:
     """Judge the project as CI does: contracts (strict), records, versions, statuses, quick and stale checks, debt.
 
-    Writes nothing. Debt (stale evidence whose device is not here) and unknowns are listed and pass; --release refuses
-    them. On GitHub, a summary goes to the step's page too.
+    Writes nothing. With --changed (for trees with thousands of checks) a quick check is run only if its contract
+    differs from --against, its claim is known to fail, or its evidence is stale or absent. Debt (stale evidence whose
+    device is not here) and unknowns are listed and pass; --release refuses them. On GitHub, a summary goes to the
+    step's page too.
 
     \b
     Exit codes: 0 may be merged, 1 may not, 2 a wrong call, 4 something asked for cannot run here.
@@ -46,6 +51,7 @@ def gate(against: str, release: bool, no_run: bool, allow_blocked: bool, jobs: i
     Examples:
       pv gate --against origin/main
       pv gate --against origin/main --output-format github
+      pv gate --against origin/main --changed -j 4
       pv gate --release
     """
     from pv.cli.falsify import Talk
@@ -53,9 +59,11 @@ def gate(against: str, release: bool, no_run: bool, allow_blocked: bool, jobs: i
     from pv.falsify.gate import Wanted
     from pv.falsify.gate import gate as judge
 
+    if changed and not against:
+        raise click.UsageError("--changed needs a reference to tell what changed: add --against REF")
     try:
         with Talk(0) as talk:
-            report = judge(project_here(), Wanted(against, release, not no_run, jobs), talk)
+            report = judge(project_here(), Wanted(against, release, not no_run, jobs, changed), talk)
     except RevisionError as wrong:
         raise click.UsageError(str(wrong)) from None
     _print(report, output_format)

@@ -136,12 +136,16 @@ class GateReport:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the gate is asked. `against`: a git reference, or "" to compare nothing. `run`: whether checks are run."""
+    """What the gate is asked. `against`: a git reference, or "" to compare nothing. `run`: whether checks are run.
+
+    `changed`: of the quick checks, only those that this branch gives a reason to run.
+    """
 
     against: str = ""
     release: bool = False
     run: bool = True
     jobs: int = 1
+    changed: bool = False
 
 
 def gate(project: Project, wanted: Wanted, listener: Listener) -> GateReport:
@@ -157,7 +161,7 @@ def gate(project: Project, wanted: Wanted, listener: Listener) -> GateReport:
         _records(strict, loaded),
         _versions(strict, loaded, wanted.against),
         _statuses(loaded),
-        _checks(outcome, refused),
+        _checks(strict, outcome, refused, changed=wanted.changed),
         _debt(strict, loaded, checks, outcome),
     ]
     blocked = _blocked(outcome) if outcome else ()
@@ -221,7 +225,8 @@ def _versions(project: Project, loaded: Sequence[Loaded], reference: str) -> Sec
     if not reference:
         return Section("versions", Standing.UNKNOWN, "not compared: no reference was named (--against REF)")
     try:
-        before = dict(_contracts_at(project, reference))
+        paths = _paths_at(project, reference)
+        before = dict(_contracts_at(project, reference, paths))
     except RevisionError as why:
         if not _shallow(project.root):
             raise
@@ -234,14 +239,21 @@ def _versions(project: Project, loaded: Sequence[Loaded], reference: str) -> Sec
             diagnostics += [*check_history(old, one, project), *_grown(old, one)]
     diagnostics += _vanished(before, loaded)
     errors = sum(d.severity is Severity.ERROR for d in diagnostics)
-    new = sum(_before(before, one) is None for one in loaded)
-    summary = f"{_count(len(before), 'contract')} at {reference} compared, {new} new: {errors} errors"
+    there = {project.display(path) for path in paths}
+    new = sum(one.display not in there and _before(before, one) is None for one in loaded)
+    summary = f"{_count(len(paths), 'contract')} at {reference} compared, {new} new: {errors} errors"
     return Section("versions", Standing.FAILED if errors else Standing.PASSED, summary, tuple(diagnostics))
 
 
-def _contracts_at(project: Project, reference: str) -> Iterator[tuple[str, Contract]]:
-    """Path as shown -> contract, of every contract file of the reference. Raises RevisionError."""
-    for path in _paths_at(project, reference):
+def _contracts_at(project: Project, reference: str, paths: Sequence[Path]) -> Iterator[tuple[str, Contract]]:
+    """Path as shown -> contract as the reference has it, of each of the files that stands otherwise (or no more) here.
+
+    The others need no reading: they are the same. Raises RevisionError.
+    """
+    differing = _differing(project, reference)
+    for path in paths:
+        if differing is not None and project.display(path) not in differing:
+            continue
         content = content_at(reference, path)
         if content is None:
             continue
@@ -306,7 +318,9 @@ def _shallow(root: Path) -> bool:
 def _run(
     project: Project, loaded: Sequence[Loaded], checks: Checks, wanted: Wanted, listener: Listener
 ) -> tuple[Outcome | None, str]:
-    """Every quick check, and stale claims of any cost but the operator's; nothing is written."""
+    """Every quick check (or those that the branch concerns), and stale claims of any cost but the operator's; nothing
+    is written.
+    """
     try:
         quick = prepare(project, Asked(every=True))
         stale = _stale_ids(project, loaded, checks)
@@ -314,6 +328,8 @@ def _run(
     except SelectionError as why:
         return None, str(why)
     plan = _joined(quick, rerun)
+    if wanted.changed:
+        plan = _concerned(plan, project, wanted.against, stale)
     options = Options(jobs=wanted.jobs, write=False, drift_only=True)
     return run_checks(project, quick.loaded, quick.checks, plan, quick.devices, listener, options), ""
 
@@ -338,45 +354,85 @@ def _joined(quick: Prepared, rerun: Prepared | None) -> Plan:
     return replace(quick.plan, tasks=(*quick.plan.tasks, *there))
 
 
+def _concerned(plan: Plan, project: Project, reference: str, stale: Sequence[str]) -> Plan:
+    """The tasks with a reason to be run: their contract differs from the reference, their evidence is stale or none is
+    written, or they are known to fail, which must not change unseen. All, where git does not know the reference.
+    """
+    from dataclasses import replace
+
+    differing = _differing(project, reference)
+    if differing is None:
+        return plan
+    tasks = tuple(
+        task
+        for task in plan.tasks
+        if project.display(task.contract.path) in differing
+        or task.claim.id in stale
+        or task.claim.known_failing is not None
+        or not task.claim.evidence
+    )
+    return replace(plan, tasks=tasks, unchecked=())
+
+
+def _differing(project: Project, reference: str) -> frozenset[str] | None:
+    """The files of the project, as shown, that the tree has otherwise than a git reference; None where git cannot say.
+
+    A file that git does not know yet is in no reference.
+    """
+    names: set[bytes] = set()
+    for command in (
+        ["diff", "--name-only", "--relative", "--no-renames", "-z", "--end-of-options", reference, "--"],
+        ["ls-files", "--others", "--exclude-standard", "-z"],
+    ):
+        done = subprocess.run(["git", "-C", str(project.root), *command], capture_output=True, check=False)
+        if not reference or done.returncode != 0:
+            return None
+        names.update(done.stdout.split(b"\0"))
+    paths = (project.root / name.decode("utf-8", "surrogateescape") for name in names if name)
+    return frozenset(project.display(path) for path in paths)
+
+
 def _present(prepared: Prepared, task: Any) -> bool:
     report = prepared.devices.get(task.cell.device)
     return report is not None and report.present
 
 
-def _checks(outcome: Outcome | None, refused: str) -> Section:
+def _checks(project: Project, outcome: Outcome | None, refused: str, *, changed: bool) -> Section:
     if outcome is None:
         return Section(
             "checks", Standing.UNKNOWN if not refused else Standing.FAILED, refused or "not run: --no-run was asked"
         )
     from pv.falsify.present import summary
 
-    diagnostics = [*_results(outcome), *_moves(outcome)]
+    diagnostics = [*_results(project, outcome), *_moves(project, outcome)]
+    if not outcome.results and changed:
+        return Section("checks", Standing.PASSED, "nothing to run again: no contract changed, all evidence is fresh")
     if not outcome.results:
         return Section("checks", Standing.FAILED, "no check was run: zero checks is not success")
     standing = Standing.FAILED if diagnostics or outcome.interrupted else Standing.PASSED
     return Section("checks", standing, summary(outcome, write=False), tuple(diagnostics))
 
 
-def _results(outcome: Outcome) -> Iterator[Diagnostic]:
+def _results(project: Project, outcome: Outcome) -> Iterator[Diagnostic]:
     for result in outcome.results:
         attempt, task = result.attempt, result.attempt.task
         text = f"{task}: {attempt.verdict.value}: {attempt.judged.reason}".rstrip(": ")
         if outcome.unexpected(task):
-            yield _plain(task.contract, UNEXPECTED_PASS, outcome.unexpected(task))
+            yield _plain(project, task.contract, UNEXPECTED_PASS, outcome.unexpected(task))
         elif result in outcome.findings:
-            yield _plain(task.contract, BROKEN, f"{text}; again: {result.record.command}")
+            yield _plain(project, task.contract, BROKEN, f"{text}; again: {result.record.command}")
         elif attempt.verdict is Verdict.ERROR:
-            yield _plain(task.contract, CRASHED, f"{text}; again: {result.record.command}")
+            yield _plain(project, task.contract, CRASHED, f"{text}; again: {result.record.command}")
 
 
-def _moves(outcome: Outcome) -> Iterator[Diagnostic]:
+def _moves(project: Project, outcome: Outcome) -> Iterator[Diagnostic]:
     """Statuses that this run would write otherwise. Evidence that is only renewed is debt, not a contradiction."""
     by_key = {task.key: task for task in outcome.plan.tasks}
     for key, before in outcome.before.items():
         after = outcome.after.get(key, before)
         if after is not before and key in by_key:
             message = f"{key[1]}: written {before.value}, a run here supports {after.value}"
-            yield _plain(by_key[key].contract, CONTRADICTED, message)
+            yield _plain(project, by_key[key].contract, CONTRADICTED, message)
 
 
 def _blocked(outcome: Outcome) -> tuple[str, ...]:
@@ -421,8 +477,8 @@ def _finding(one: Loaded, claim: Claim, code: str, message: str, loc: tuple[str 
     return Diagnostic(code, CODES[code].severity, one.display, message, span, where=where, help=CODES[code].fix)
 
 
-def _plain(contract: Contract, code: str, message: str) -> Diagnostic:
-    return Diagnostic(code, CODES[code].severity, contract.path.name, message, help=CODES[code].fix)
+def _plain(project: Project, contract: Contract, code: str, message: str) -> Diagnostic:
+    return Diagnostic(code, CODES[code].severity, project.display(contract.path), message, help=CODES[code].fix)
 
 
 def _count(number: int, word: str, plural: str = "") -> str:

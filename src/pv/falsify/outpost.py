@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pv.contract.project import ConfigError, Project, find
+from pv.contract.project import ConfigError, find
 from pv.contract.vocabulary import DeviceClass
 from pv.evidence.closure import CheckSource, Closure, Sources, by_path
 from pv.falsify.attempt import read_log
@@ -62,7 +62,6 @@ class Outpost:
         self.telling: tuple[int, int, str] = (0, 0, "")
         self.stopped = False
         self.lock = threading.Lock()
-        self._project: Project | None = None
         self._devices: Devices | None = None
         self._proven: dict[str, str] = {}
 
@@ -87,7 +86,9 @@ class Outpost:
                 shutil.rmtree(home, ignore_errors=True)
         if not answer.environment.python:  # the worker died before it could tell
             report = self._reports()[self.device]
-            answer = replace(answer, environment=environment(device=report.name, driver=report.driver))
+            on_gpu = self.device is not DeviceClass.CPU
+            facts = environment(device=report.name, driver=report.driver) if on_gpu else environment()
+            answer = replace(answer, environment=replace(facts, threads=0))
         return answer_line(answer), log
 
     def stop(self) -> None:
@@ -144,7 +145,7 @@ class Outpost:
                 f"{tool_digest()[:19]} at {Path(__file__).parent.parent}; install the same one, or take --ray-ship"
             )
         try:
-            self._project = find(self.root)
+            find(self.root)
         except ConfigError as wrong:
             return f"host {here}: {wrong}"
         return ""
@@ -172,7 +173,7 @@ class Outpost:
 
     def _subjects(self) -> dict[str, Path]:
         """Subjects as this machine has them: by its own settings, else where the run's machine has them."""
-        own = self._project.subjects if self._project else {}
+        own = find(self.root).subjects
         given = {name: self._localised(path) for name, path in self.origin.subjects.items()}
         return {**given, **{name: path for name, path in own.items() if path.exists() or name not in given}}
 

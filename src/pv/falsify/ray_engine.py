@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pv.falsify.devices import present
 
 LOCAL, AUTO = "local", "auto"
 INSTALL = "pip install 'provable-contracts-pv[ray]'"
+CONNECT = 10.0  # seconds
 OBJECTS = 128 * 2**20  # bytes that a Ray of our own sets aside for objects: answers and logs are small
 UNSHIPPED = (".git", ".venv", ".pv", ".pv_cache", "__pycache__", "evidence")
 
@@ -28,6 +31,7 @@ def connected(address: str, root: Path, jobs: int, *, ship: bool = False) -> Ite
     HOST:PORT is one elsewhere. `ship` sends the project and pv along. Raises ClusterError.
     """
     ray = _ray()
+    _see_that_somebody_answers(address)
     options = _of_our_own(jobs) if address == LOCAL else {}
     try:
         ray.init(
@@ -40,7 +44,8 @@ def connected(address: str, root: Path, jobs: int, *, ship: bool = False) -> Ite
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(_no_cluster(address, error)) from None
     try:
-        yield ray
+        with redirect_stdout(io.StringIO()):  # Ray prints what befalls its workers; our stdout is data, and we tell it
+            yield ray
     finally:
         ray.shutdown()
 
@@ -115,6 +120,21 @@ def _freight(root: Path) -> dict[str, Any]:
     """What Ray takes along: the project without what git ignores, and pv itself."""
     excludes = [*UNSHIPPED, *(f"/{name}" for name in UNSHIPPED)]
     return {"working_dir": str(root), "py_modules": [str(Path(pv.__file__).parent)], "excludes": excludes}
+
+
+def _see_that_somebody_answers(address: str) -> None:
+    """Ray itself would try a silent address for minutes. Raises ClusterError."""
+    if address in (LOCAL, AUTO):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"expected --ray=HOST:PORT, --ray={AUTO} or --ray={LOCAL}, found --ray={address}")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray answers at {address} ({error}); `ray start --head` on that machine prints its address"
+        ) from None
 
 
 def _no_cluster(address: str, error: BaseException) -> str:

@@ -19,6 +19,8 @@ from pv.falsify.planning import Plan, devices_needed, plan
 from pv.falsify.rows import rows_of
 from pv.falsify.selection import FAILED, Row, SelectionError, by_ids, by_terms, by_words
 
+Probe = Callable[[Iterable[DeviceClass]], Devices]
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -60,10 +62,10 @@ class Prepared:
     resumes: str = ""  # id of the run that this one takes up
 
 
-def prepare(project: Project, asked: Asked, probe: Callable[[Iterable[DeviceClass]], Devices] = present) -> Prepared:
+def prepare(project: Project, asked: Asked, probe: Probe | None = None) -> Prepared:
     """Choose the claims, see that their checks fit, probe the devices, plan the cells. Runs and imports no check.
 
-    `probe` tells what is there; by default what this machine has. Raises SelectionError for ids and selections that
+    `probe` tells what is there; None asks this machine. Raises SelectionError for ids and selections that
     mean nothing, JournalError for a run that cannot be taken up.
     """
     loaded = load_all(asked.paths, project)
@@ -72,7 +74,7 @@ def prepare(project: Project, asked: Asked, probe: Callable[[Iterable[DeviceClas
     past = None if asked.resume is None else unfinished(project.cache, asked.resume)
     chosen = choose(rows_of(project, loaded, checks, ledger), asked, past)
     refused, warned = _problems(project, loaded, checks, chosen, every=asked.every)
-    devices = probe(devices_needed(chosen))
+    devices = (probe or present)(devices_needed(chosen))
     made = plan(
         chosen,
         checks,
