@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.docs.conftest import build
+from tests.docs.pages import ROOT
+
 FETCHED = {"src", "srcset", "poster", "data"}
 
 
@@ -36,22 +34,6 @@ def requests(text: str) -> list[str]:
 
 def foreign(addresses: list[str]) -> list[str]:
     return [address for address in addresses if re.match(r"(?:[a-z]+:)?//", address)]
-
-
-def build(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    # Not --quiet: a warning that is not logged does not count, and strict means nothing.
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", *words, "--site-dir", str(folder)]
-    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    pytest.importorskip("mkdocs", reason="the site needs the extra [docs]: `make setup` installs it")
-    folder = tmp_path_factory.mktemp("docs") / "site"
-    done = build(folder)
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 def test_every_page_has_its_place(site):
