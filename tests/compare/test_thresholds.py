@@ -39,6 +39,7 @@ def test_every_kind_has_its_row_and_no_row_is_looser_than_its_start_value():
         Kind.CUDA: (1e-5, 1e-3, 5e-3),
         Kind.WGPU: (1e-5, 3e-3, 1e-2),
         Kind.QUANT_KERNEL: (1e-5, 1e-3, 5e-3),
+        Kind.QUANT_SAME: (1e-5, 0.1, 0.25),
         Kind.BATCH: (1e-5, 1e-3, 5e-3),
     }
     for kind, (local, cumulative, logits) in ceilings.items():
@@ -126,6 +127,9 @@ CPU = Side("pv", "cpu", "float32", False, "a")
         (Side("pv", "cpu", "float64", False, "a"), CPU, Kind.SHADOW),
         (CPU, Side("pv", "cpu", "float32", True, "b"), Kind.QUANT_LOSS),
         (Side("pv", "cpu", "float32", True, "b"), CPU, Kind.QUANT_LOSS),
+        (Side("pv", "cpu", "float32", True, "b"), Side("pv", "cuda", "float32", True, "b"), Kind.QUANT_SAME),
+        (Side("pv", "wgpu", "float32", True, "b"), Side("pv", "cuda", "float32", True, "b"), Kind.QUANT_SAME),
+        (Side("pv", "cpu", "float32", True, "b"), Side("pv", "cpu", "float32", True, "b"), Kind.RERUN),
     ],
 )
 def test_the_row_follows_from_the_two_sides(reference, test, kind):
