@@ -12,7 +12,7 @@ import pytest
 
 from tests.report import browser as browsers
 
-SEEN = ("index.html", "tracing.html", "gpu-measured.html", "compared.html", "reference/rules.html")
+SEEN = ("index.html", "gate.html", "gpu-measured.html", "reference/commands.html", "reference/rules.html")
 
 
 class Quiet(SimpleHTTPRequestHandler):
