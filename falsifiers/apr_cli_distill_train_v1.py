@@ -19,9 +19,8 @@ from torch.nn import functional
 from pv.falsify import Control, Measurement, falsifier, harness, measure
 
 from ._cli import live_tree, registered_tree
-from ._distill import Ran, ground_of, largest_relative_change, must, run_distill, start_of
+from ._distill import Ran, ground_of, largest_relative_change, must, patched, run_distill, start_of
 from ._distill_margins import SIZES, Tamper, margins, shifted_cache, strangers_cache
-from ._plant import patched
 
 TEMPERATURES = (1.0, 2.0, 3.0, 5.0, 10.0)
 
@@ -63,6 +62,7 @@ def metadata_only(context: Any) -> Iterator[None]:
         Control("only the metadata change", plant=metadata_only, breaks="largest_relative_change"),
     ],
     attacks=["pv.distill.train.train", "pv.cli.distill.distill"],
+    data=["falsifiers/_distill.py"],
 )
 def the_student_moves(context: Any) -> list[Measurement]:
     """Compare the student's tensors before and after `--stage train`."""
@@ -96,6 +96,7 @@ def uphill(context: Any) -> Iterator[None]:
     level="live",
     controls=[Control("gradient of swapped arguments", plant=uphill, breaks="last_over_first")],
     attacks=["pv.distill.train.train", "pv.distill.loss.distillation_loss"],
+    data=["falsifiers/_distill.py"],
 )
 def the_divergence_falls(context: Any) -> list[Measurement]:
     """Six epochs; kl_loss from each epoch's metadata.json."""
@@ -149,6 +150,7 @@ def softened(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     level="live",
     controls=[Control("softened by minus T", plant=teacher_upside_down, breaks="argmax_kept")],
     attacks=["pv.distill.loss.distillation_loss", "pv.distill.precompute.precompute"],
+    data=["falsifiers/_distill.py"],
 )
 def softening_keeps_the_argmax(context: Any) -> list[Measurement]:
     """1,000 random vectors, and the cached rows of a trained teacher, through the loss that trains."""
@@ -185,6 +187,7 @@ def softening_keeps_the_argmax(context: Any) -> list[Measurement]:
     bound=8,
     controls=[Control("softened by minus T", plant=teacher_upside_down, breaks="broken_orders")],
     attacks=["pv.distill.loss.distillation_loss"],
+    data=["falsifiers/_distill.py"],
 )
 def every_order_of_eight_keeps_its_ranking(context: Any) -> list[Measurement]:
     """All 8! orders of eight different logits, at five temperatures: the whole ranking, not the argmax alone."""
@@ -285,6 +288,7 @@ def batch_dependent_mean(context: Any) -> Iterator[None]:
         Control("mean over sequences, not tokens", plant=batch_dependent_mean, breaks="alpha_0_relative_error"),
     ],
     attacks=["pv.distill.loss.distillation_loss", "pv.distill.train.train"],
+    data=["falsifiers/_distill.py"],
 )
 def the_ends_of_alpha_are_one_term(context: Any) -> list[Measurement]:
     """One step over all rows at each end; the loss it reports against the formula at the same start."""
@@ -325,6 +329,7 @@ def smoothed_labels(context: Any) -> Iterator[None]:
     bound=4,
     controls=[Control("smoothed labels", plant=smoothed_labels, breaks="broken_assignments")],
     attacks=["pv.distill.loss.distillation_loss"],
+    data=["falsifiers/_distill.py"],
 )
 def every_assignment_of_four_labels(context: Any) -> list[Measurement]:
     """(4 labels and none) to the power of 4 tokens: at alpha 0 the total is torch's own cross-entropy."""
@@ -385,6 +390,7 @@ def time_in_the_manifest(context: Any) -> Iterator[None]:
         Control("a time in the manifest", plant=time_in_the_manifest, breaks="differing_files"),
     ],
     attacks=["pv.distill.precompute.precompute"],
+    data=["falsifiers/_distill.py"],
 )
 def two_precomputes_are_equal(context: Any) -> list[Measurement]:
     """Full and top-k caches, each written twice into folders of their own."""
@@ -463,6 +469,7 @@ def missing_cache_means_no_teacher(context: Any) -> Iterator[None]:
         Control("no cache, no teacher, no word", plant=missing_cache_means_no_teacher, breaks="missing_cache_refused"),
     ],
     attacks=["pv.distill.train.train", "pv.distill.cache.LogitsCache"],
+    data=["falsifiers/_distill.py"],
 )
 def train_uses_its_own_cache_only(context: Any) -> list[Measurement]:
     """Train beside the teacher and see what is opened, then without it; offer a missing and a foreign cache."""
@@ -588,7 +595,7 @@ def compares_both_trees(file: Path) -> bool:
         Control("a test that compares nothing", plant=test_that_compares_nothing, breaks="test_compares"),
     ],
     attacks=["pv.cli.distill.distill"],
-    data=["tests/cli/test_registry.py"],
+    data=["falsifiers/_cli.py", "tests/cli/test_registry.py"],
 )
 def three_surfaces_agree(context: Any) -> list[Measurement]:
     """The live click command, the registry contract's entry, and the test that holds them together."""
@@ -628,6 +635,7 @@ def taught_by_strangers(context: Any) -> Iterator[None]:
         Control("cache of other sequences", plant=taught_by_strangers, breaks="mean_margin"),
     ],
     attacks=["pv.distill.train.train", "pv.distill.precompute.precompute"],
+    data=["falsifiers/_distill.py", "falsifiers/_distill_margins.py"],
     cost="slow",
     timeout=1500,
 )
@@ -698,6 +706,7 @@ def adapters_without_their_scale(context: Any) -> Iterator[None]:
         Control("adapters without their scale", plant=adapters_without_their_scale, breaks="settings_arrived"),
     ],
     attacks=["pv.cli.distill.distill", "pv.distill.train.train"],
+    data=["falsifiers/_distill.py"],
 )
 def every_setting_arrives(context: Any) -> list[Measurement]:
     """Ten settings on the command line, none at its default; what the loss and the optimiser were handed is read."""
@@ -824,6 +833,7 @@ def crash_on_a_missing_student(context: Any) -> Iterator[None]:
         Control("a crash on a missing student", plant=crash_on_a_missing_student, breaks="tracebacks"),
     ],
     attacks=["pv.distill.student.starting_point", "pv.distill.config.load_config"],
+    data=["falsifiers/_distill.py"],
 )
 def only_a_local_student_is_trained(context: Any) -> list[Measurement]:
     """A hub address, a missing folder and a plain file are offered; then a local model."""
