@@ -154,17 +154,16 @@ class Request:
             suspect = _opened(sessions, lambda: open_suspect(model, str(self.backend), self.plant))
             exact = not self.no_envelope and _fits_in_float64(model)
             shadow = _opened(sessions, lambda: _cpu(model, exact=True)) if exact else None
-            return bisect_live(reference, suspect, tokens, self._kind(), steps=self.steps, shadow=shadow)
+            return bisect_live(reference, suspect, tokens, self._kind(suspect), steps=self.steps, shadow=shadow)
         finally:
             for session in sessions:
                 session.close()
 
-    def _kind(self) -> Kind:
+    def _kind(self, suspect: Session) -> Kind:
         from pv.compare.thresholds import Kind
+        from pv.parity.gate import kind_of
 
-        if self.row:
-            return Kind(self.row)
-        return Kind.WGPU if self.backend == "wgpu" else Kind.CUDA
+        return Kind(self.row) if self.row else kind_of(suspect.facts)
 
     def _ids(self, model: Model) -> list[int]:
         from pv.cli.trace import token_ids
@@ -213,9 +212,7 @@ def _cpu(model: Model, *, exact: bool = False) -> Session:
 
     from pv.backends.cpu import open_cpu
 
-    return open_cpu(
-        model.weights.dequantized() if exact else model.weights, dtype=torch.float64 if exact else torch.float32
-    )
+    return open_cpu(model.weights, dtype=torch.float64 if exact else torch.float32)
 
 
 def _fits_in_float64(model: Model) -> bool:
