@@ -120,6 +120,31 @@ def test_a_bug_stands_out_of_the_noise(node, metrics):
     assert found.noise == pytest.approx(0.07, rel=1e-3)
 
 
+OUTLIERS = {
+    Node(Stage.FFN_OUT, 0): 0.028,
+    Node(Stage.FFN_OUT, 1): 0.032,
+}  # measured: int8 activations of a trained model
+
+
+@pytest.mark.parametrize(
+    ("bug", "first"),
+    [
+        ({Node(Stage.FFN_GATE, 2): 7.0}, Node(Stage.FFN_GATE, 2)),
+        ({Node(Stage.FFN_UP, 1): 0.5, Node(Stage.FFN_UP, 3): 0.8}, Node(Stage.FFN_UP, 1)),  # the earlier of two alike
+        ({Node(Stage.FFN_NORM, 2): 1e-3}, Node(Stage.FFN_NORM, 2)),  # little, and exact but for rounding
+        ({}, Node(Stage.FFN_OUT, 0)),
+    ],
+)
+def test_out_of_a_noise_the_first_to_look_at_is_what_stands_out_most(bug, first):
+    sizes = OUTLIERS | bug
+    found = judge(local=lambda n: off_by(sizes.get(n, 0.0044 if n.stage in PRODUCTS else 1e-7)), kind=Kind.QUANT_LOSS)
+    assert found.guilty[0] == first
+    assert set(found.guilty) == set(sizes)
+    order = nodes(LAYERS)
+    rest = [order.index(node) for node in found.guilty[1:]]
+    assert rest == sorted(rest)
+
+
 def test_one_wrong_block_stands_out_of_the_noise():
     node = Node(Stage.FFN_UP, 0)
     observations = [

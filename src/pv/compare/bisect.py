@@ -98,7 +98,7 @@ class Finding:
     """The answers of a bisection. Nodes are None where there is no such stage."""
 
     verdict: Verdict
-    guilty: tuple[Node, ...]  # in computation order; the first is the one to look at
+    guilty: tuple[Node, ...]  # the first is the one to look at; then in computation order
     frontier: tuple[Suspect, ...]
     first_different: Node | None  # of which any byte differs
     first_crossing: Node | None  # beyond the bound in total
@@ -115,6 +115,7 @@ def bisect(observations: Sequence[Observation], row: Row, layers: int) -> Findin
     known = {o.node: o for o in observations}
     crossing = [o for o in observations if not _passes_in_total(o, row)]
     noise, off = _split_noise([o for o in observations if o.local is not None and _off_locally(o, row)], observations)
+    off = _first_to_look_at(off, noise, row)
     locally = sum(o.local is not None for o in observations)
     return Finding(
         verdict=_verdict(observations, crossing, off, noise, locally),
@@ -192,6 +193,17 @@ def _split_noise(
     alike = off_products + (off_others if rounds_all else [])
     peers = _medians(alike)
     return level, [o for o in off if _stands_out(o, level, peers, rounds_all=rounds_all)]
+
+
+def _first_to_look_at(off: list[Observation], noise: float | None, row: Row) -> list[Observation]:
+    """Without noise the order of computation. Out of a noise some product always stands a little, where its input has
+    outliers: there the earliest of those that stand out most comes first.
+    """
+    if noise is None or not off:
+        return off
+    excess = [_size(o) / (noise if o.node.stage in PRODUCTS | ENDS else local_bound(row, o.node.stage)) for o in off]
+    first = next(o for o, much in zip(off, excess, strict=True) if much >= max(excess) / 2)
+    return [first, *(o for o in off if o is not first)]
 
 
 def _every_kind(off: Sequence[Observation], products: Sequence[Observation]) -> bool:
