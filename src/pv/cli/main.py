@@ -22,38 +22,38 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
-    "validate": Entry("pv.cli.validate:validate", "Check contracts: shape, references, statuses.", "Contracts"),
-    "falsify": Entry("pv.cli.falsify:falsify", "Run the code that tries to break claims.", "Contracts"),
-    "settle": Entry("pv.cli.settle:settle", "Write the statuses that the records support.", "Contracts"),
-    "status": Entry("pv.cli.status:status", "Where every claim stands, the tally, ship percentages.", "Contracts"),
-    "verify": Entry("pv.cli.verify:verify", "Re-judge every record offline; run nothing.", "Contracts"),
-    "gate": Entry("pv.cli.gate:gate", "May this be merged? What CI asks.", "Contracts"),
-    "evidence": Entry("pv.cli.evidence:evidence", "Show, export, import and prune evidence records.", "Contracts"),
-    "mv": Entry("pv.cli.mv:mv", "Rename a claim or a contract; its evidence comes along.", "Contracts"),
-    "retract": Entry("pv.cli.retract:retract", "Invalidate a record, with a reason.", "Contracts"),
-    "list": Entry("pv.cli.list_:list_", "List falsifiers by contract, status, device.", "Contracts"),
-    "explain": Entry("pv.cli.explain:explain", "Explain a rule code or a falsifier.", "Contracts"),
-    "why-not": Entry("pv.cli.why_not:why_not", "What is missing for a rung.", "Contracts"),
-    "schema": Entry("pv.cli.schema:schema", "Print or write the JSON Schemas.", "Contracts"),
-    "init": Entry("pv.cli.init:init", "Prepare a project: settings and editor support.", "Contracts"),
-    "report": Entry(
-        "pv.cli.report:report", "One page of everything: HTML, or Markdown for a pull request.", "Contracts"
+    "init": Entry("pv.cli.init:init", "Prepare a project: settings and editor support.", "Begin"),
+    "new": Entry("pv.cli.new:new", "Write a contract or a falsifier that works at once.", "Begin"),
+    "env": Entry("pv.cli.env:env", "What this machine has, and why something is not there.", "Begin"),
+    "validate": Entry("pv.cli.validate:validate", "Check contracts: shape, references, statuses.", "Check"),
+    "falsify": Entry("pv.cli.falsify:falsify", "Run the code that tries to break claims.", "Check"),
+    "gate": Entry("pv.cli.gate:gate", "May this be merged? What CI asks.", "Check"),
+    "replay": Entry("pv.cli.replay:replay", "Run a record again and compare every figure.", "Check"),
+    "status": Entry("pv.cli.status:status", "Where every claim stands, the tally, ship percentages.", "Look"),
+    "list": Entry("pv.cli.list_:list_", "List falsifiers by contract, status, device.", "Look"),
+    "explain": Entry("pv.cli.explain:explain", "Explain a rule code or a falsifier.", "Look"),
+    "why-not": Entry("pv.cli.why_not:why_not", "What is missing for a rung.", "Look"),
+    "report": Entry("pv.cli.report:report", "One page of everything: HTML, or Markdown for a pull request.", "Look"),
+    "trend": Entry("pv.cli.trend:trend", "A claim's measurements over time, and what moved.", "Look"),
+    "matrix": Entry("pv.cli.matrix:matrix", "Contracts over devices and subjects.", "Look"),
+    "graph": Entry("pv.cli.graph:graph", "What depends on what, and what a change touches.", "Look"),
+    "diff": Entry("pv.cli.diff:diff", "Compare two contracts, captures, tensors or models.", "Evidence and change"),
+    "settle": Entry("pv.cli.settle:settle", "Write the statuses that the records support.", "Evidence and change"),
+    "verify": Entry("pv.cli.verify:verify", "Re-judge every record offline; run nothing.", "Evidence and change"),
+    "evidence": Entry(
+        "pv.cli.evidence:evidence", "Show, carry, sign and prune evidence records.", "Evidence and change"
     ),
-    "trend": Entry("pv.cli.trend:trend", "A claim's measurements over time, and what moved.", "Contracts"),
-    "matrix": Entry("pv.cli.matrix:matrix", "Contracts over devices and subjects.", "Contracts"),
-    "new": Entry("pv.cli.new:new", "Write a contract or a falsifier that works at once.", "Contracts"),
-    "graph": Entry("pv.cli.graph:graph", "What depends on what, and what a change touches.", "Contracts"),
-    "replay": Entry("pv.cli.replay:replay", "Run a record again and compare every figure.", "Contracts"),
-    "diff": Entry("pv.cli.diff:diff", "Compare two contracts, captures, tensors or models.", "Compare"),
+    "retract": Entry("pv.cli.retract:retract", "Invalidate a record, with a reason.", "Evidence and change"),
+    "mv": Entry("pv.cli.mv:mv", "Rename a claim or a contract; its evidence comes along.", "Evidence and change"),
+    "schema": Entry("pv.cli.schema:schema", "Print or write the JSON Schemas.", "Evidence and change"),
     "run": Entry("pv.cli.run:run", "Generate text with a model.", "Engine"),
     "trace": Entry("pv.cli.trace:trace", "Capture the tensors of a forward, or its statistics.", "Engine"),
     "bisect": Entry("pv.cli.bisect:bisect", "Find the stage where two forwards part.", "Engine"),
     "parity": Entry("pv.cli.parity:parity", "Compare a GPU backend with the CPU; measure the gate's power.", "Engine"),
-    "model": Entry("pv.cli.model:model", "Look at, convert and make models.", "Engine"),
     "kld": Entry("pv.cli.kld:kld", "Divergence of two models over a text.", "Engine"),
+    "model": Entry("pv.cli.model:model", "Look at, convert and make models.", "Engine"),
     "distill": Entry("pv.cli.distill:distill", "Distil a teacher into a student.", "Engine"),
-    "env": Entry("pv.cli.env:env", "What this machine has, and why something is not there.", "Tools"),
-    "completion": Entry("pv.cli.completion:completion", "Shell completion script.", "Tools"),
+    "completion": Entry("pv.cli.completion:completion", "Shell completion script.", "Shell"),
 }
 
 
@@ -95,7 +95,10 @@ def pv() -> None:
     """Keep claims about machine-learning code honest.
 
     A claim is a falsifier in a YAML contract. `pv validate` checks contracts; `pv falsify` runs the code that tries to
-    break their claims and writes the status that the run earned.
+    break their claims and writes the status that the run earned; `pv gate` is the question that CI asks.
+
+    \b
+    New here?  pv init; pv new contract NAME; pv falsify --all
     """
 
 
