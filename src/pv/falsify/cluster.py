@@ -74,7 +74,10 @@ class Cluster:
                 DeviceReport(DeviceClass(said.pop("device")), **said) for one in self.ray.get(answers) for said in one
             ]
         except self.ray.exceptions.RayError as error:
-            raise ClusterError(f"a machine of the cluster cannot be asked for its devices: {cause(error)}") from None
+            raise ClusterError(
+                f"a machine of the cluster cannot be asked for its devices: {cause(error)}; "
+                "install the same pv there, or take --ray-ship"
+            ) from None
         return {device: merged(device, [report for report in found if report.device is device]) for device in chosen}
 
     def room(self, task: Task, running: Collection[Task]) -> bool:
@@ -144,7 +147,8 @@ class _FarHand:
                 losses.append(str(lost))
                 progress("", 0, 0, f"lost its worker ({lost})")
         reason = f"its worker was lost {len(losses)} times: {'; then '.join(losses)}" if losses else "stopped"
-        return Attempt(task, Judged(Verdict.ERROR, reason, ""), started, time.monotonic() - begun)
+        nothing = Answer(Outcome.ERROR, reason=reason)
+        return Attempt(task, Judged(Verdict.ERROR, reason, ""), started, time.monotonic() - begun, nothing)
 
     def ask(self, request: Request, timeout: float, progress: Callable[[int, int, str], None]) -> Answer:
         """The far worker's answer; its log becomes that of the request. Raises LostWorkerError."""

@@ -18,7 +18,7 @@ LOCAL, AUTO = "local", "auto"
 INSTALL = "pip install 'provable-contracts-pv[ray]'"
 CONNECT = 10.0  # seconds
 OBJECTS = 128 * 2**20  # bytes that a Ray of our own sets aside for objects: answers and logs are small
-UNSHIPPED = (".git", ".venv", ".pv", ".pv_cache", "__pycache__", "evidence")
+UNSHIPPED = (".git", ".venv", ".pv", ".pv_cache", "__pycache__")
 
 
 class ClusterError(Exception):
@@ -43,11 +43,11 @@ def connected(address: str, root: Path, jobs: int, *, ship: bool = False) -> Ite
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(_no_cluster(address, error)) from None
-    try:
-        with redirect_stdout(io.StringIO()):  # Ray prints what befalls its workers; our stdout is data, and we tell it
+    with redirect_stdout(io.StringIO()):  # Ray prints what befalls its workers; our stdout is data, and we tell it
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def resource_of(device: DeviceClass) -> str:
@@ -118,8 +118,7 @@ def _of_our_own(jobs: int) -> dict[str, Any]:
 
 def _freight(root: Path) -> dict[str, Any]:
     """What Ray takes along: the project without what git ignores, and pv itself."""
-    excludes = [*UNSHIPPED, *(f"/{name}" for name in UNSHIPPED)]
-    return {"working_dir": str(root), "py_modules": [str(Path(pv.__file__).parent)], "excludes": excludes}
+    return {"working_dir": str(root), "py_modules": [str(Path(pv.__file__).parent)], "excludes": list(UNSHIPPED)}
 
 
 def _see_that_somebody_answers(address: str) -> None:
