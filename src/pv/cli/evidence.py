@@ -1,4 +1,4 @@
-"""`pv evidence`: show a record, carry records to another clone and back, remove what belongs to nothing."""
+"""`pv evidence`: show a record, carry records to another clone and back, tell others of them, remove what is left."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pv.cli import signing
 from pv.cli.exit_codes import ExitCode
 from pv.cli.here import project_here
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def evidence() -> None:
-    """Show, export, import and prune evidence records."""
+    """Show, export, import, sign and prune evidence records."""
+
+
+for command in (signing.key, signing.sign, signing.verify):
+    evidence.add_command(command)
 
 
 def _digits(record: str) -> str:
@@ -64,18 +69,34 @@ def show(record: str, output_format: str, log: bool) -> int:
 @click.argument("bundle", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--id", "ids", multiple=True, metavar="ID", help="Only records of these claims; repeatable.")
 @click.option("--run", "runs", multiple=True, metavar="RUN", help="Only records of these runs; repeatable.")
-def export(bundle: Path, ids: tuple[str, ...], runs: tuple[str, ...]) -> int:
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["bundle", "in-toto"]),
+    default="bundle",
+    show_default=True,
+    help="A zip file of records, or one in-toto Test Result statement that tells of them.",
+)
+def export(bundle: Path, ids: tuple[str, ...], runs: tuple[str, ...], form: str) -> int:
     """Write records and their logs to BUNDLE, a zip file; the same records make the same bytes.
 
-    What a record follows or retracts goes with it.
+    What a record follows or retracts goes with it. With --format in-toto, write instead what the records support, for
+    tools that read attestations: which claims passed, which failed, and the digests of the files that this is about.
 
     \b
-    Example
+    Examples
       pv evidence export from-the-gpu-machine.zip
+      pv evidence export --format in-toto claims.intoto.json
     """
     from pv.evidence import bundle as bundles
 
-    store = _store(project_here())
+    project = project_here()
+    if form == "in-toto":
+        if runs:
+            raise click.UsageError("--run chooses records of a bundle; a statement tells of claims (--id)")
+        return _export_statement(project, bundle, ids)
+    store = _store(project)
+    ids = tuple(_all_ids(project, ids))
     chosen = [one.digest for one in store.summaries() if not ids or one.claim_id in ids]
     if runs:
         of_runs = {record.digest for record in store.all() if record.run_id in runs}
@@ -90,6 +111,37 @@ def export(bundle: Path, ids: tuple[str, ...], runs: tuple[str, ...]) -> int:
         return ExitCode.FAILURE
     click.echo(f"{len(written)} record{'' if len(written) == 1 else 's'} in {bundle}", err=True)
     return ExitCode.OK
+
+
+def _export_statement(project: Project, path: Path, ids: tuple[str, ...]) -> int:
+    from pv.contract.load import load_all
+    from pv.evidence import attestation
+    from pv.evidence.ledger import Ledger, open_contracts
+    from pv.falsify.discovery import find_checks
+
+    contracts = open_contracts(load_all((), project))
+    strangers = [name for name in ids if not any(one.claim_known_as(name) for one in contracts)]
+    if strangers:
+        raise click.UsageError(f"expected ids of claims, found {', '.join(strangers)}; `pv list` names them")
+    if not any(one.claims for one in contracts):
+        click.echo("no claim to tell of", err=True)
+        return ExitCode.NOTHING
+    ledger = Ledger.open(project, find_checks(project))
+    content = attestation.as_statement(project, contracts, ledger, ids)
+    ledger.sources.save()
+    path.write_bytes(content)
+    click.echo(f"{path}: {attestation.in_words(content)}", err=True)
+    return ExitCode.OK
+
+
+def _all_ids(project: Project, ids: tuple[str, ...]) -> list[str]:
+    """The ids, and every one that a claim of theirs has or had."""
+    from pv.contract.load import load_all
+    from pv.evidence.ledger import open_contracts
+
+    contracts = open_contracts(load_all((), project)) if ids else []
+    claims = [claim for name in ids for one in contracts if (claim := one.claim_known_as(name))]
+    return list(dict.fromkeys([*ids, *(name for claim in claims for name in claim.ids)]))
 
 
 @evidence.command("import")

@@ -36,7 +36,7 @@ def retract(record: str, reason: str, settle: bool) -> int:
     if not settle:
         return ExitCode.OK
     concerned = [
-        one for one in load_all((), project) if one.contract is not None and one.contract.claim_known_as(written.claim_id)
+        one for one in load_all((), project) if one.contract and one.contract.claim_known_as(written.claim_id)
     ]
     try:
         plans = settling.settle(project, concerned, find_checks(project), write=True)

@@ -74,4 +74,5 @@ def _trend(project: Project, contract: Contract, claim_id: str) -> Trend:
     claim = contract.claim_known_as(claim_id)
     summaries = ledger.records_of(contract, claim) if claim else []
     counting = [s for s in summaries if not s.invalidates and s.digest not in ledger.retractions]
-    return of.Trend(contract.id, claim.id if claim else claim_id, of.series_of(filter(None, map(Reader(ledger), counting))))
+    series = of.series_of(filter(None, map(Reader(ledger), counting)))
+    return of.Trend(contract.id, claim.id if claim else claim_id, series)
