@@ -1,10 +1,11 @@
-"""The sample project as fixtures: one that tests may change, and the story of an untouched one."""
+"""The sample project as fixtures, one that tests may change and the story of an untouched one; and a Chromium."""
 
 from __future__ import annotations
 
 import pytest
 
 from pv.report.story import Story
+from tests.report import browser as browsers
 from tests.report.samples import Town, town
 
 
@@ -18,3 +19,14 @@ def made(tmp_path) -> Town:
 def story(tmp_path_factory) -> Story:
     """What there is to tell of the sample project."""
     return town(tmp_path_factory.mktemp("told") / "town").story
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A started Chromium; skipped aloud where there is none."""
+    program = browsers.found()
+    if program is None:
+        pytest.skip("no Chromium on this machine: install one, or name it in PV_CHROMIUM")
+    started = browsers.Browser(program)
+    yield started
+    started.close()

@@ -8,23 +8,12 @@ import zlib
 import pytest
 
 from pv.report import html
-from tests.report import browser as browsers
 from tests.report.test_html import hostile_story
 
 pytestmark = pytest.mark.slow
 
 SIZES = [(1280, 900), (390, 844)]
 RED = "FALSIFY-PARITY-001"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = browsers.found()
-    if program is None:
-        pytest.skip("no Chromium on this machine: install one, or name it in PV_CHROMIUM")
-    started = browsers.Browser(program)
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "lazy"])
