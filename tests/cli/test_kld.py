@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pv.backends.cpu import open_cpu
+from pv.backends.cuda import CudaSession
 from pv.cli.exit_codes import ExitCode
 from pv.cli.main import pv
 from pv.compare.kld import divergence
@@ -18,6 +19,7 @@ from pv.model.gguf_write import FileType, convert
 from pv.model.open import open_model
 from pv.model.spec import named_shape
 from pv.model.synthetic import Recipe, write_model
+from pv.model.weights import Weights
 
 TEACHER = Path(__file__).parents[2] / "fixtures" / "tiny-teacher"
 HELDOUT = TEACHER / "heldout.txt"
@@ -107,6 +109,43 @@ def test_the_text_for_people_names_every_figure(files: dict[str, Path]) -> None:
     ):
         assert word in done.stdout
     assert "95 %" in done.stdout
+
+
+def test_another_backend_computes_the_second_model_token_by_token(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pv.backends import registry
+    from pv.backends.cuda import open_cuda
+
+    opened: list[int] = []
+
+    def on_card(weights: Weights) -> CudaSession:
+        opened.append(weights.spec.vocab)
+        return open_cuda(weights, device="cpu")
+
+    opener = registry.opener
+    monkeypatch.setattr(registry, "opener", lambda name: on_card if name == "cuda" else opener(name))
+    plain = json.loads(call(files["Q8_0"], files["Q8_0"], *FEW, "--json").stdout)
+    found = json.loads(call(files["Q8_0"], files["Q8_0"], *FEW, "--backend", "cuda", "--json").stdout)
+    assert opened == [512]
+    assert (plain["backend"], found["backend"]) == ("cpu", "cuda")
+    assert plain["kl_max"] == 0.0
+    assert found["positions"] == plain["positions"]
+    assert found["one_minus_cosine_max"] < 1e-2, "prefill and decode differ by a code that flips, at most"
+    assert found["same_top1"] == 1.0
+    text = call(files["Q8_0"], files["Q8_0"], "--max-tokens", "20", "--backend", "cuda").stdout
+    assert "MODEL_B       on cuda" in text
+
+
+def test_a_backend_that_is_not_there_is_said_and_nothing_is_measured(files: dict[str, Path]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a card here")
+    result = call(files["Q8_0"], files["Q8_0"], *FEW, "--backend", "cuda")
+    assert result.exit_code == ExitCode.BLOCKED
+    assert "cuda: " in result.stderr
+    assert result.stdout == ""
 
 
 def test_near_ties_are_counted_apart(files: dict[str, Path]) -> None:

@@ -15,8 +15,8 @@ from pv.cli.engine import engine_errors
 if TYPE_CHECKING:
     import numpy as np
 
-    from pv.backends.torch_session import TorchSession
-    from pv.compare.kld import Divergence
+    from pv.backends.protocol import Session
+    from pv.compare.kld import Divergence, Logits
     from pv.model.open import Model
 
 _LISTED = 10  # flips shown without --json
@@ -33,12 +33,16 @@ _LISTED = 10  # flips shown without --json
     "--dequantize", type=click.Choice(["a", "b", "both"]),
     help="Multiply this side's quantized weights as float32: tells the loss of the weights from that of the product.",
 )  # fmt: skip
+@click.option(
+    "--backend", type=click.Choice(["cpu", "cuda", "wgpu"]), default="cpu", show_default=True,
+    help="Compute MODEL_B there; MODEL_A stays on the CPU in float32.",
+)  # fmt: skip
 @click.option("--near-tie", type=float, default=0.0, show_default=True, help="A flip below this margin is a near tie.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a plot (.png, .svg or .pdf).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def kld(
     model_a: Path, model_b: Path, text: Path, context: int, by_line: bool, max_tokens: int | None,
-    dequantize: str | None, near_tie: float, plot: Path | None, as_json: bool,
+    dequantize: str | None, backend: str, near_tie: float, plot: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Kullback-Leibler divergence of MODEL_B from MODEL_A over a text, and how often their first tokens agree."""
     with engine_errors():
@@ -51,6 +55,7 @@ def kld(
                 _dense(a, dequantize in {"a", "both"}),
                 _dense(b, dequantize in {"b", "both"}),
                 windows_of(a, b, text, context, by_line=by_line, most=max_tokens),
+                backend,
             )
         except KldError as problem:
             raise click.UsageError(str(problem)) from None
@@ -58,23 +63,23 @@ def kld(
             draw(found, plot, f"{model_b.name} against {model_a.name}")
     facts = found.as_json() | {
         "model_a": str(model_a), "model_b": str(model_b), "text": str(text), "dequantize": dequantize,
+        "backend": backend,
         "near_ties": len(found.near_ties(near_tie)),
     }  # fmt: skip
     click.echo(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(_lines(facts)))
 
 
-def compare_models(a: Model, b: Model, windows: Sequence[Sequence[int]]) -> Divergence:
-    """Both models on the CPU over the same windows, with a progress bar on a terminal."""
+def compare_models(a: Model, b: Model, windows: Sequence[Sequence[int]], backend: str = "cpu") -> Divergence:
+    """`a` on the CPU and `b` on a backend over the same windows, with a progress bar on a terminal."""
+    from contextlib import closing
+
     from pv.backends.cpu import open_cpu
+    from pv.cli.sessions import open_session
     from pv.compare.kld import divergence
 
-    sessions = open_cpu(a.weights), open_cpu(b.weights)
-    try:
-        with click.progressbar(windows, label="windows", file=sys.stderr, hidden=not sys.stderr.isatty()) as shown:
-            return divergence(shown, _logits(sessions[0]), _logits(sessions[1]))
-    finally:
-        for session in sessions:
-            session.close()
+    progress = click.progressbar(windows, label="windows", file=sys.stderr, hidden=not sys.stderr.isatty())
+    with closing(open_session(b, backend)) as test, closing(open_cpu(a.weights)) as reference, progress as shown:
+        return divergence(shown, _logits(reference), _logits(test))
 
 
 def windows_of(
@@ -145,16 +150,27 @@ def _dense(model: Model, wanted: bool) -> Model:
     return replace(model, weights=model.weights.dequantized()) if wanted else model
 
 
-def _logits(session: TorchSession) -> Any:
+def _logits(session: Session) -> Logits:
+    """Logits after every token of a window: in one pass on the CPU, token by token where a session gives one row."""
+    import numpy as np
+
+    from pv.backends.torch_session import TorchSession
+
     def after_each(window: Sequence[int]) -> np.ndarray:
         session.reset()
-        return session.prefill_all(window)
+        if isinstance(session, TorchSession):
+            return session.prefill_all(window)
+        rows = [session.prefill(window[:1])]
+        rows += [session.decode(token) for token in window[1:]]
+        return np.stack(rows)
 
     return after_each
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"positions     {facts['positions']:,}"
+    if facts["backend"] != "cpu":
+        yield f"MODEL_B       on {facts['backend']}; MODEL_A on the CPU in float32"
     for name in ("mean", "median", "p99", "p999", "max"):
         label = {"p999": "p99.9"}.get(name, name)
         yield f"KL {label:10} {facts[f'kl_{name}']:.3e} nats"
