@@ -93,14 +93,15 @@ _CUDA = Row(
 # the other side of a half; that one code moves every later tensor of its position. So a stage whose inputs are equal is
 # held to what float32 is held to, and a whole forward to what such codes were seen to do: the trained teacher against
 # its own float64 run on the same blocks (Q4_K, Q6_K, Q8_0; 7,554 positions) came to max_abs 0.16, KL 1.5e-4,
-# 1 - cosine 1.4e-3, relative L2 0.066 at worst, and first tokens moved where they lay 0.002 apart.
+# 1 - cosine 1.4e-3, relative L2 0.066 at worst, and first tokens moved where they lay 0.002 apart; a driver in software
+# against the CPU (Q4_K_M, 300 steps) came to KL 9.3e-4.
 _QUANT_SAME = Row(
     Kind.QUANT_SAME,
     "the quantized product of a GPU against the CPU's, on the same blocks",
     local=StageBounds(rel_l2=1e-5),
     cumulative=StageBounds(rel_l2=0.1),
-    logits=LogitBounds(max_abs=0.25, kl=1e-3, cosine=0.995),
-    margin=0.1,
+    logits=LogitBounds(max_abs=0.3, kl=5e-3, cosine=0.995),
+    margin=0.2,
     local_at=dict.fromkeys(_TRANSCENDENTAL, StageBounds(rel_l2=1e-4)),
 )
 _BITWISE = Row(
