@@ -1,6 +1,6 @@
 """Decoding speed on a GPU against the limit of its memory, and what the start gate costs.
 
-    python benchmarks/gpu.py [--shape 7b] [--parts limit,cuda,bf16,wgpu,hf,gate,matvec] [--tokens 64] [--json FILE]
+    python benchmarks/gpu.py [--shape 7b] [--parts limit,cuda,bf16,wgpu,blocks,hf,gate,matvec] [--tokens N] [--json F]
 
 Batch 1, greedy, random weights of a named shape (they are as many bytes as any others), made on the card where there is
 one. The limit is bytes over bandwidth: every weight but the embedding is read once for a token, at the rate at which a
@@ -25,9 +25,10 @@ import torch
 from pv.backends.cpu import open_cpu
 from pv.backends.cuda import CudaOptions, open_cuda
 from pv.backends.protocol import Session
+from pv.model.quant import quantize
 from pv.model.spec import ModelSpec, named_shape
 from pv.model.synthetic import Recipe, build
-from pv.model.weights import Weights
+from pv.model.weights import Weight, Weights, WeightType, expected_shapes
 
 PROMPT = 32
 Result = dict[str, Any]
@@ -121,6 +122,19 @@ def wgpu(weights: Weights, tokens: int) -> Result:
         return decode_speed(session, tokens) | {"open_seconds": opened}
     finally:
         session.close()
+
+
+def blocks_of(spec: ModelSpec, kind: WeightType) -> Weights:
+    """A model whose matrices are blocks, all rows from one sample: as many bytes as any others, made in a second."""
+    sample = torch.from_numpy(quantize(torch.randn(4096, 256).mul_(0.02).numpy(), kind)).reshape(-1)
+
+    def tensor(name: str, shape: tuple[int, ...]) -> Weight:
+        if len(shape) == 1:
+            return Weight.of(name, torch.full(shape, float(name.endswith("norm"))))
+        size = shape[0] * kind.row_bytes(shape[1])
+        return Weight(name, kind, shape, sample.repeat(-(-size // len(sample)))[:size].view(shape[0], -1))
+
+    return Weights(spec, {name: tensor(name, shape) for name, shape in expected_shapes(spec).items()})
 
 
 def transformers_generate(spec: ModelSpec, tokens: int, dtype: torch.dtype, cache: str) -> Result:
@@ -253,7 +267,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     spec, tokens = named_shape(asked.shape), asked.tokens
-    card, host = weights_for(asked.shape) if set(asked.parts.split(",")) - {"limit", "hf", "matvec"} else (None, None)
+    card, host = (
+        weights_for(asked.shape) if set(asked.parts.split(",")) - {"limit", "hf", "matvec", "blocks"} else (None, None)
+    )
     bf16 = torch.bfloat16
     parts: dict[str, dict[str, Callable[[], Result]]] = {
         "limit": {"limit": lambda: limit(spec)},
@@ -267,6 +283,10 @@ def main() -> None:
             "cuda bfloat16, graph, torch": lambda: cuda(card, CudaOptions(dtype=bf16, kernels=False), tokens),
         },
         "wgpu": {"wgpu float32": lambda: wgpu(host, tokens)},
+        "blocks": {
+            f"wgpu {kind}": (lambda kind=kind: wgpu(blocks_of(spec, kind), tokens))
+            for kind in (WeightType.Q4_K, WeightType.Q6_K, WeightType.Q8_0)
+        },
         "gate": {"start gate": lambda: gate(card, host)},
         "hf": {
             f"transformers {str(d).removeprefix('torch.')}, {c}": (
