@@ -173,7 +173,7 @@ def test_kernels_are_the_operators():
     import os
 
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=280, env={**os.environ, **interpret}
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=560, env={**os.environ, **interpret}
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("kernels right on")

@@ -97,21 +97,45 @@ def inverse_rms(x, eps, H: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _normalized(value, gain, scale, KIND: tl.constexpr):
+    """float32 value * scale * gain, rounded to KIND as the reference rounds: before the gain and after."""
+    scaled = (value * scale).to(KIND).to(tl.float32)
+    return (gain * scaled).to(KIND).to(tl.float32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def activations(x, gain, scale, at, K: tl.constexpr, NORM: tl.constexpr):
-    """Columns `at` of the input, normalized where NORM; rounded as the reference rounds, before the gain and after."""
-    value = tl.load(x + at, mask=at < K, other=0.0)
+    """Columns `at` of the input as float32, normalized where NORM."""
+    value = tl.load(x + at, mask=at < K, other=0.0).to(tl.float32)
     if NORM:
-        scaled = (value.to(tl.float32) * scale).to(value.dtype)
         weight = tl.load(gain + at, mask=at < K, other=0.0).to(tl.float32)
-        value = (weight * scaled.to(tl.float32)).to(value.dtype)
-    return value.to(tl.float32)
+        value = _normalized(value, weight, scale, x.dtype.element_ty)
+    return value
+
+
+@triton.jit
+def _words(pointers):
+    """Pointers to pairs of bfloat16 as pointers to words."""
+    return pointers.to(tl.pointer_type(tl.int32), bitcast=True)
+
+
+@triton.jit
+def _low(word):
+    """The first bfloat16 of a pair as float32: one shift, where unpacking would take two instructions."""
+    return (word << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _high(word):
+    """The second."""
+    return (word & -65536).to(tl.float32, bitcast=True)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _tile(start, inside, at, K: tl.constexpr):
     """A tile of weights. They are read once a step, so the cache need not keep them."""
     mask = inside[:, None] & (at < K)[None, :]
-    return tl.load(start + at[None, :], mask=mask, other=0.0, eviction_policy="evict_first")
+    return tl.load(start + at[None, :], mask=mask, other=0, eviction_policy="evict_first")
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -120,15 +144,29 @@ def one_product(
     NORM: tl.constexpr, CARD: tl.constexpr,
 ):  # fmt: skip
     """(ROWS,) float32 sums of the rows that begin at the pointers `start` (ROWS, 1). Begins the kernel."""
-    columns = tl.arange(0, COLUMNS)
-    part = _tile(start, inside, columns, K)
-    begin(CARD)
-    scale = inverse_rms(x, eps, K, BLOCK) if NORM else 1.0
-    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for k in range(0, K, COLUMNS):
-        value = activations(x, gain, scale, k + columns, K, NORM)
-        sums += part.to(tl.float32) * value[None, :]
-        part = _tile(start, inside, k + COLUMNS + columns, K)
+    if start.dtype.element_ty == tl.bfloat16 and K % 2 == 0:
+        at = tl.arange(0, COLUMNS // 2)
+        start = _words(start)
+        part = _tile(start, inside, at, K // 2)
+        begin(CARD)
+        scale = inverse_rms(x, eps, K, BLOCK) if NORM else 1.0
+        sums = tl.zeros((ROWS, COLUMNS // 2), tl.float32)
+        for k in range(0, K // 2, COLUMNS // 2):
+            value = activations(x, gain, scale, 2 * k + tl.arange(0, COLUMNS), K, NORM)
+            first, second = tl.split(tl.reshape(value, (COLUMNS // 2, 2)))
+            sums += _low(part) * first[None, :]
+            sums += _high(part) * second[None, :]
+            part = _tile(start, inside, k + COLUMNS // 2 + at, K // 2)
+    else:
+        at = tl.arange(0, COLUMNS)
+        part = _tile(start, inside, at, K)
+        begin(CARD)
+        scale = inverse_rms(x, eps, K, BLOCK) if NORM else 1.0
+        sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for k in range(0, K, COLUMNS):
+            value = activations(x, gain, scale, k + at, K, NORM)
+            sums += part.to(tl.float32) * value[None, :]
+            part = _tile(start, inside, k + COLUMNS + at, K)
     return tl.sum(sums, axis=1)
 
 
@@ -138,18 +176,36 @@ def two_products(
     BLOCK: tl.constexpr, NORM: tl.constexpr, CARD: tl.constexpr,
 ):  # fmt: skip
     """The same for two sets of rows that share one input."""
-    columns = tl.arange(0, COLUMNS)
-    part, also = _tile(start, inside, columns, K), _tile(other, inside, columns, K)
-    begin(CARD)
-    scale = inverse_rms(x, eps, K, BLOCK) if NORM else 1.0
-    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
-    more = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for k in range(0, K, COLUMNS):
-        value = activations(x, gain, scale, k + columns, K, NORM)[None, :]
-        sums += part.to(tl.float32) * value
-        more += also.to(tl.float32) * value
-        part = _tile(start, inside, k + COLUMNS + columns, K)
-        also = _tile(other, inside, k + COLUMNS + columns, K)
+    if start.dtype.element_ty == tl.bfloat16 and K % 2 == 0:
+        at = tl.arange(0, COLUMNS // 2)
+        start, other = _words(start), _words(other)
+        part, also = _tile(start, inside, at, K // 2), _tile(other, inside, at, K // 2)
+        begin(CARD)
+        scale = inverse_rms(x, eps, K, BLOCK) if NORM else 1.0
+        sums = tl.zeros((ROWS, COLUMNS // 2), tl.float32)
+        more = tl.zeros((ROWS, COLUMNS // 2), tl.float32)
+        for k in range(0, K // 2, COLUMNS // 2):
+            value = activations(x, gain, scale, 2 * k + tl.arange(0, COLUMNS), K, NORM)
+            first, second = tl.split(tl.reshape(value, (COLUMNS // 2, 2)))
+            sums += _low(part) * first[None, :]
+            sums += _high(part) * second[None, :]
+            more += _low(also) * first[None, :]
+            more += _high(also) * second[None, :]
+            part = _tile(start, inside, k + COLUMNS // 2 + at, K // 2)
+            also = _tile(other, inside, k + COLUMNS // 2 + at, K // 2)
+    else:
+        at = tl.arange(0, COLUMNS)
+        part, also = _tile(start, inside, at, K), _tile(other, inside, at, K)
+        begin(CARD)
+        scale = inverse_rms(x, eps, K, BLOCK) if NORM else 1.0
+        sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+        more = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for k in range(0, K, COLUMNS):
+            value = activations(x, gain, scale, k + at, K, NORM)[None, :]
+            sums += part.to(tl.float32) * value
+            more += also.to(tl.float32) * value
+            part = _tile(start, inside, k + COLUMNS + at, K)
+            also = _tile(other, inside, k + COLUMNS + at, K)
     return tl.sum(sums, axis=1), tl.sum(more, axis=1)
 
 
