@@ -11,8 +11,7 @@ never looked up. The tape holds, in document order (offsets count characters, in
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from yaml.events import (
@@ -64,7 +63,7 @@ class Built(NamedTuple):
     """What one pass over the events leaves."""
 
     data: Any
-    tape: array[int]
+    tape: Sequence[int]
     texts: dict[tuple[int, Any], str]  # (id of container, key or index) -> source text of a value that is not text
     plains: list[int]  # indices of plain scalars that are a number, a constant, or a word that YAML 1.1 takes for one
     disguised: dict[int, str]  # start -> text of the keys whose source is longer than they: quoted, escaped, anchored
@@ -194,7 +193,7 @@ def build(get_event: Callable[[], Any], limits: Limits) -> Built:
                 break
     else:
         raise _too_many(limits.nodes, start, end)
-    return Built(root[0], array("i", tape), texts, plains, disguised, properties, anchors.targets, odd_keys, duplicates)
+    return Built(root[0], tape, texts, plains, disguised, properties, anchors.targets, odd_keys, duplicates)
 
 
 def _second_look(event: Any, start: int, end: int, *, is_key: bool) -> Any:

@@ -13,7 +13,6 @@ hold it to the events on real files, on mutations of them, and on random lines.
 from __future__ import annotations
 
 import re
-from array import array
 from collections import deque
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -57,6 +56,7 @@ def build(text: str, limits: Limits) -> Plain | None:
     if len(text) > _LARGEST or any(character in text for character in _ODD):
         return None
     tape: list[int] = []
+    note = tape.append
     texts: dict[tuple[int, Any], str] = {}
     plains: list[int] = []
     duplicates = False
@@ -139,20 +139,23 @@ def build(text: str, limits: Limits) -> Plain | None:
                 return None
             key = word
             end = start + len(word)
-            tape += (start, end)
+            note(start)
+            note(end)
 
         # The value behind the key or the dash.
         if quoted:
             value = quoted
             end = following - 1
-            tape += (end - len(quoted) - 2, end)
+            note(end - len(quoted) - 2)
+            note(end)
         elif sure:
             if sure[-1] == " ":
                 return None
             value = sure
             continued = following
             end = following - 1
-            tape += (end - len(sure), end)
+            note(end - len(sure))
+            note(end)
         elif not rest or rest[0] == "#":
             if not word:
                 return None
@@ -193,7 +196,8 @@ def build(text: str, limits: Limits) -> Plain | None:
                     if value is not rest:
                         texts[id(container), key if in_map else len(container)] = rest
                 end = start + len(rest)
-                tape += (start, end)
+                note(start)
+                note(end)
         if in_map:
             container[key] = value
         else:
@@ -213,7 +217,7 @@ def build(text: str, limits: Limits) -> Plain | None:
     nodes = (len(tape) - 5 * collections) // 2 + 2 * collections
     if nodes > limits.nodes:
         return None
-    built = Built(root[0], array("i", tape), texts, plains, {}, {}, {}, [], duplicates)
+    built = Built(root[0], tape, texts, plains, {}, {}, {}, [], duplicates)
     return Plain(built, nodes + _STREAM_EVENTS)
 
 

@@ -45,9 +45,9 @@ class Scope(StrEnum):
 class Rule:
     """One row. `strict` and `compat` are its severity in the two profiles, OFF where it does not run.
 
-    `reference` names the rules of the reference validator that it covers; `sections` the top-level keys, and `fields`
-    the keys of entries, without one of which it has nothing to look at (most files lack most of them); `check` is the
-    generator of findings (None where another room emits the code).
+    `reference` names the rules of the reference validator that it covers; `kinds` the kinds of document, `sections` the
+    top-level keys, and `fields` the keys of entries, without one of which it has nothing to look at (most files lack
+    most of them); `check` is the generator of findings (None where another room emits the code).
     """
 
     code: str
@@ -58,6 +58,7 @@ class Rule:
     compat: Severity
     scope: Scope = Scope.FILE
     reference: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     check: Callable[[Any], Iterator[Finding]] | None = None
