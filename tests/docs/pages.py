@@ -7,6 +7,7 @@ Comments of the page steer it, each on a line of its own before the block that i
     <!-- replace: PATH: "OLD" -> "NEW" -->   what the page tells the reader to change by hand
     <!-- slow -->                  run under the mark `slow` only
     <!-- gpu: cuda|vulkan -->      run under the mark `gpu`; without that device it must be BLOCKED, which is asserted
+    <!-- needs: MODULE -->         left out, and told as skipped, where an extra is not installed; or `a Vulkan driver`
     <!-- not run: REASON -->       REASON is one of `REASONS`
 """
 
@@ -30,10 +31,11 @@ REASONS = {
     "takes minutes on a GPU": "a measurement; the page shows what it came to",
     "takes minutes": "a measurement; the page shows what it came to",
     "runs until stopped": "a server, or a watcher of files",
+    "signs in public": "an identity and the network; what is signed is entered in a public log",
 }
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\s*$")
-_COMMENT = re.compile(r"^ *<!-- (?P<key>in|file|replace|slow|gpu|not run)(?:: (?P<value>.+?))? -->\s*$")
+_COMMENT = re.compile(r"^ *<!-- (?P<key>in|file|replace|slow|gpu|needs|not run)(?:: (?P<value>.+?))? -->\s*$")
 _REPLACE = re.compile(r'(?P<path>\S+): "(?P<old>.+)" -> "(?P<new>.*)"')
 
 
@@ -64,6 +66,7 @@ class Step(NamedTuple):
     commands: tuple[Command, ...] = ()
     mark: Mark = Mark.QUICK
     detail: str = ""  # the device of GPU, the reason of NEVER
+    needs: str = ""  # a module, or `a Vulkan driver`
 
 
 class Block(NamedTuple):
@@ -172,7 +175,9 @@ def _step(line: int, world: str, language: str, text: str, said: dict[str, str],
             raise PageError(f"{place}: expected a reason of {', '.join(REASONS)}; found {said['not run']!r}")
         return Step(line, world, commands=commands(text), mark=Mark.NEVER, detail=said["not run"])
     mark = Mark.GPU if "gpu" in said else Mark.SLOW if "slow" in said else Mark.QUICK
-    return Step(line, world, commands=commands(text), mark=mark, detail=said.get("gpu", ""))
+    return Step(
+        line, world, commands=commands(text), mark=mark, detail=said.get("gpu", ""), needs=said.get("needs", "")
+    )
 
 
 def _replacement(value: str, place: str) -> tuple[str, str, str]:
