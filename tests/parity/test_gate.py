@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -215,3 +218,30 @@ def test_the_kind_follows_backend_and_type():
 def test_reference_logits_leave_the_session_empty(cpu):
     assert len(list(reference_logits(cpu, TOKENS, 3))) == 3
     assert cpu.position == 0
+
+
+IDLE = """
+import time
+import numpy as np
+from pv.compare.thresholds import THRESHOLDS, Kind
+from pv.parity.gate import judge_step
+
+ours = np.random.default_rng(0).normal(size=152064).astype(np.float32)
+theirs = ours + np.float32(1e-6)
+spent = []
+for _ in range(6):
+    judge_step(0, ours, theirs, THRESHOLDS[Kind.CUDA])
+    began = time.process_time()
+    time.sleep(0.05)
+    spent.append(time.process_time() - began)
+print(sorted(spent[1:])[2])
+"""
+
+
+def test_nobody_spins_once_a_step_is_judged():
+    """A BLAS with threads keeps them spinning after a dot product, and the reference's next step is twice as slow."""
+    threads = {"OPENBLAS_NUM_THREADS": "4", "MKL_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"}
+    done = subprocess.run(
+        [sys.executable, "-c", IDLE], capture_output=True, text=True, check=True, env={**os.environ, **threads}
+    )
+    assert float(done.stdout) < 1e-3  # of 50 ms asleep; with a BLAS 5 to 50

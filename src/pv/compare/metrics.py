@@ -529,7 +529,7 @@ def _exact_row(x: F32, r: F32) -> tuple[F64, NonFinite, int]:
 def _exact_block(x: F32, r: F32) -> tuple[F64, NonFinite, int]:
     with np.errstate(all="ignore"):
         x64, r64 = x.astype(np.float64), r.astype(np.float64)
-        xx, rr = x64 @ x64, r64 @ r64
+        xx, rr = _inner(x64, x64), _inner(r64, r64)
     odd = NonFinite()
     if not xx + rr < _ODD:
         both = _ordinary(x, r)
@@ -541,9 +541,9 @@ def _exact_block(x: F32, r: F32) -> tuple[F64, NonFinite, int]:
             int((~_agreed(x, r))[~both].sum()),
         )
         x64, r64 = x64[both], r64[both]
-        xx, rr = x64 @ x64, r64 @ r64
+        xx, rr = _inner(x64, x64), _inner(r64, r64)
     difference = x64 - r64
-    sums = [difference @ difference, rr, xx, x64 @ r64, _most(difference), _most(r64)]
+    sums = [_inner(difference, difference), rr, xx, _inner(x64, r64), _most(difference), _most(r64)]
     return np.array(sums), odd, x64.size
 
 
@@ -587,8 +587,13 @@ def _ratio(over: F64, under: F64) -> F64:
 
 
 def _cosine(a: F64, b: F64) -> float:
-    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / lengths if lengths else float("nan")
+    lengths = float(np.sqrt(_inner(a, a)) * np.sqrt(_inner(b, b)))
+    return _inner(a, b) / lengths if lengths else float("nan")
+
+
+def _inner(a: F64, b: F64) -> float:
+    """<a, b> in this thread: a BLAS would take all of them, and keep them spinning while somebody else computes."""
+    return float(np.einsum("i,i->", a, b))
 
 
 def _argmax(values: F64) -> int:
