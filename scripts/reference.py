@@ -194,16 +194,14 @@ def rules() -> str:
             never = "" if rule.suppressible else " Cannot be silenced."
             weight = f"*strict: {rule.strict.value}, compat: {rule.compat.value}.{never}{covers}*"
             parts.append(
-                f"### {rule.code}: {_words(rule.title)}\n\n{_words(rule.why)}\n\n"
+                f"### {rule.code}: {_words(rule.title)} {{#{rule.code.lower()}}}\n\n{_words(rule.why)}\n\n"
                 f"**Fix.** {_words(rule.fix)}\n\n{weight}\n"
             )
     return "\n".join(parts)
 
 
 def _row(rule: Any) -> tuple[str, ...]:
-    anchor = re.sub(r"[^\w\s-]", "", f"{rule.code}: {rule.title}").strip().lower()
-    anchor = re.sub(r"[-\s]+", "-", anchor)
-    return (f"[{rule.code}](#{anchor})", _words(rule.title), rule.strict.value, rule.compat.value)
+    return (f"[{rule.code}](#{rule.code.lower()})", _words(rule.title), rule.strict.value, rule.compat.value)
 
 
 # ------------------------------------------------------------------------------------------------------ schemas

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from tests.docs.pages import Command, Mark, Step, steps
 from tests.docs.worlds import IDENTITY, WORLDS
 
 SECONDS = 600
+VULKAN = "a Vulkan driver"
 WARM = "teacher"  # the world whose commands load torch
 PROGRAMS = {"pv": "-P -m pv", "python": ""}
 INSTALLS = re.compile(r"\b(pip3? install|apt-get|make|uv)\b")
@@ -44,6 +46,13 @@ def present(device: str) -> bool:
     return device in _devices()
 
 
+def _is_here(what: str) -> bool:
+    """Whether a module can be imported, or there is a driver."""
+    if what == VULKAN:
+        return present("vulkan") or present("vulkan-sw")
+    return importlib.util.find_spec(what) is not None
+
+
 @cache
 def _devices() -> frozenset[str]:
     from pv.falsify.devices import present as reports
@@ -58,6 +67,7 @@ class Reader:
         self.scratch = scratch
         self.ran: Counter[Mark] = Counter()
         self.blocked = 0
+        self.left_out: Counter[str] = Counter()  # commands, by what they need and this machine lacks
 
     def folder(self, world: str) -> Path:
         """The folder of a world, made at its first use. Raises KeyError for a name that is none."""
@@ -88,7 +98,9 @@ class Reader:
     def _do(self, step: Step, marks: Iterable[Mark]) -> None:
         self.prepare(step)
         folder = self.folder(step.world)
-        if step.mark is Mark.GPU and not present(step.detail):
+        if step.needs and not _is_here(step.needs):
+            self.left_out[step.needs] += len(step.commands)
+        elif step.mark is Mark.GPU and not present(step.detail):
             for command in step.commands:
                 _hold_blocked(command, self.run(command.line, folder))
                 self.blocked += 1
@@ -134,7 +146,9 @@ def hold(command: Command, done: Done) -> None:
 
 def _hold_blocked(command: Command, done: Done) -> None:
     """Without its device a command says what is missing and exits 4."""
-    if done.code != 4 or not re.search(r"BLOCKED|unavailable|is not here|no NVIDIA|software", done.out + done.err):
+    if done.code != 4 or not re.search(
+        r"BLOCKED|unavailable|without CUDA|no NVIDIA|no .*adapter|software", done.out + done.err
+    ):
         raise BrokenPromiseError(
             f"{command.line}\nexpected exit 4 and what is missing, came {done.code}\n{done.out}{done.err}"
         )

@@ -59,6 +59,18 @@ def test_commands_in_running_text_exist(name):
     assert wrong == {}
 
 
+SCRIPT = re.compile(r"python ((?:benchmarks|scripts|docs|fixtures)/\S+\.py)(.*)")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_scripts_in_running_text_exist_with_their_options(name):
+    for span in spans((ROOT / name).read_text("utf-8")):
+        if match := SCRIPT.match(span):
+            source = (ROOT / match[1]).read_text("utf-8")
+            for option in re.findall(r"--[a-z-]+", match[2]):
+                assert f'"{option}"' in source, f"{name}: {span}"
+
+
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "docs/reference/commands.md"])
 def test_files_in_running_text_exist(name):
     named = re.compile(rf"(?<![\w/.-])(?:{'|'.join(TREES)})/[\w./-]*\w\.(?:py|md|sh|yaml|json|toml|svg|txt)\b")
