@@ -245,7 +245,7 @@ def test_an_id_in_pieces_is_refused_before_anything_is_written(house, pv):
     path.write_text(path.read_text().replace('@falsifier("FALSIFY-X-001"', '@falsifier("FALSIFY-" "X-001"'))
     before = tree(house)
     ran = pv("mv", "FALSIFY-X-001", "FALSIFY-X-N")
-    assert ran.code == 2
+    assert ran.code == 3
     assert "as one literal in the registration" in ran.err
     assert tree(house) == before
 
@@ -263,7 +263,7 @@ def test_a_place_that_cannot_be_edited_safely_stops_the_whole(house, pv):
     path.write_text(path.read_text().replace("claims: [FALSIFY-X-001, other]", "claims: [&a FALSIFY-X-001, *a]"))
     before = tree(house)
     ran = pv("mv", "FALSIFY-X-001", "FALSIFY-X-N")
-    assert ran.code == 2
+    assert ran.code == 3
     assert "contracts/y-v1.yaml:" in ran.err
     assert "cannot be edited safely" in ran.err
     assert tree(house) == before

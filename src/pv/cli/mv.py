@@ -43,7 +43,7 @@ def mv(old: str, new: str, within: Path | None, dry_run: bool, check: bool) -> i
     """
     from pv.document.files import NotWritten
     from pv.evidence import carry_out
-    from pv.evidence.rename import RenameError
+    from pv.evidence.rename import NotEditable, RenameError
 
     project = project_here()
     what = f"pv mv {old} {new}"
@@ -61,7 +61,10 @@ def mv(old: str, new: str, within: Path | None, dry_run: bool, check: bool) -> i
             steps = [carry_out.Step(c.path, _sha256(c.before), c.after) for c in move.changes]
             carry_out.carry_out(project.root, what, steps)
     except RenameError as why:
-        raise click.UsageError(str(why)) from None
+        if not isinstance(why, NotEditable):
+            raise click.UsageError(str(why)) from None
+        click.echo(str(why), err=True)
+        return ExitCode.FAILURE
     except NotWritten as refusal:
         click.echo(str(refusal), err=True)
         return ExitCode.FAILURE

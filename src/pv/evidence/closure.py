@@ -76,12 +76,18 @@ class Sources:
     _known: dict[str, list[Any]] | None = field(default=None, repr=False)
     _changed: bool = field(default=False, repr=False)
     _of_packages: dict[Path, Sources] = field(default_factory=dict, repr=False)
+    _closures: dict[CheckSource, Closure] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
 
     def closure(self, check: CheckSource) -> Closure:
         """The closure of a check. A plug-in's files stand in it as they were installed: `package/claims/x_v1.py`."""
+        if check not in self._closures:  # the claims of a contract share one
+            self._closures[check] = self._closure(check)
+        return self._closures[check]
+
+    def _closure(self, check: CheckSource) -> Closure:
         start = check.path.resolve()
         package = None if self._inside(start) else _package_of(start)
         if package is not None:

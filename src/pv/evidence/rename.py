@@ -43,6 +43,10 @@ class RenameError(ValueError):
     """The rename cannot be made; the sentence says why and nothing was written."""
 
 
+class NotEditable(RenameError):  # noqa: N818 - it says what is the case
+    """A place that would have to change cannot be edited safely."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileChange:
     """One file before and after; None where it is not there. `told` says what is changed in it, in words."""
@@ -102,7 +106,7 @@ def rename_claim(
     _check_free(tree, contract, claim, new)
     changes = [_contract_change(tree, one, contract, _claim_edit(one, contract, claim, new))]
     for other, its in tree.contracts:
-        if other is not one and not _owns(its, old):
+        if other is not one and not _owns(its, old) and _mentions_it(other, old):
             changes.append(_contract_change(tree, other, its, _references(other, its, old, new)))
     changes.append(_module_change(tree, contract, old, new))
     done = tuple(change for change in changes if change is not None and change.before != change.after)
@@ -128,7 +132,7 @@ def rename_contract(project: Project, loaded: Sequence[Loaded], checks: FoundChe
     ]
     if stem != contract.id:
         for other in tree.loaded:
-            if other is not one:
+            if other is not one and _mentions_it(other, contract.id):
                 changes += filter(None, [_dependent(tree, other, contract.id, stem)])
         changes += _settings(project, contract.id, stem)
     return Move(one.display, place, tuple(changes), tuple(_mentions(project, contract.id, stem, changes)))
@@ -163,6 +167,11 @@ def _check_free(tree: _Tree, contract: Contract, claim: Claim, new: str) -> None
         had = its.claim_known_as(new)
         if its is contract and had is not None and had.id != claim.id:
             raise RenameError(f"{had.id} was called {new}, and its records name it so; choose another id")
+
+
+def _mentions_it(one: Loaded, name: str) -> bool:
+    """Most files of a large tree do not, and need not be looked at."""
+    return one.document is not None and name in one.document.text
 
 
 def _owns(contract: Contract, name: str) -> bool:
@@ -209,14 +218,14 @@ def _edited(tree: _Tree, one: Loaded, contract: Contract, told: _Told, now: Cont
     try:
         after, notes = edit(one, told.change, tree.today, base, now=now)
     except Unsafe as why:
-        raise RenameError(f"{one.display}:{why.line}: cannot be edited safely: {why.reason}") from why
+        raise NotEditable(f"{one.display}:{why.line}: cannot be edited safely: {why.reason}") from why
     except (EditError, NotProven, Unreadable) as why:
-        raise RenameError(f"{one.display}: cannot be edited safely: {why}") from why
+        raise NotEditable(f"{one.display}: cannot be edited safely: {why}") from why
     path = now.path if now else one.path
     again = load_bytes(after, path, tree.project, display=one.display)
     worse = sorted(_errors(again, tree.project) - _errors(one, tree.project))
     if worse:
-        raise RenameError(f"{one.display} would be invalid: {worse[0]}")
+        raise NotEditable(f"{one.display} would be invalid: {worse[0]}")
     if again.contract is not None and again.contract.metadata.version != contract.metadata.version:
         told.words.append(f"version {contract.metadata.version} -> {again.contract.metadata.version}")
     told.words.extend(notes)
@@ -330,7 +339,7 @@ def _dependent(tree: _Tree, other: Loaded, old: str, new: str) -> FileChange | N
         after = document.encode(draft.text())
         prove.proves(document.content, after, draft.data, frozenset(draft.lines))
     except (Unsafe, EditError, NotProven) as why:
-        raise RenameError(f"{other.display}: cannot be edited safely: {why}") from why
+        raise NotEditable(f"{other.display}: cannot be edited safely: {why}") from why
     changed = after != document.content
     return FileChange(other.path.absolute(), other.display, document.content, after, tuple(words)) if changed else None
 
@@ -363,7 +372,7 @@ def _settings(project: Project, old: str, new: str) -> Iterator[FileChange]:
             told = tuple(f"[tool.pv.scopes] {name}" for name, stems in scopes.items() if old in stems)
             yield FileChange(path, project.display(path), before, after.encode(), told)
             return
-    raise RenameError(f"{project.display(path)}: [tool.pv.scopes] names {old} in a way that cannot be edited safely")
+    raise NotEditable(f"{project.display(path)}: [tool.pv.scopes] names {old} in a way that cannot be edited safely")
 
 
 def _toml_candidates(text: str, old: str, new: str) -> Iterator[str]:
@@ -390,7 +399,7 @@ def _module_change(tree: _Tree, contract: Contract, old: str, new: str) -> FileC
     after = registrations.renamed(source, {old: new})
     ids = [each.id for each in registrations.registered(registrations.text_of(after) or "")]
     if new not in ids or old in ids:
-        raise RenameError(f"{shown}: expected {old!r} as one literal in the registration; write it so first")
+        raise NotEditable(f"{shown}: expected {old!r} as one literal in the registration; write it so first")
     if ids.count(new) > 1:
         raise RenameError(f"{shown} registers {new} already; choose another id")
     text = registrations.text_of(source) or ""

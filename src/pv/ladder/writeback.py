@@ -18,7 +18,7 @@ from pv.contract.claims import Claim, Contract
 from pv.contract.load import Loaded, of_document
 from pv.contract.meaning import ChangeKind, compare, demanded
 from pv.contract.project import Profile
-from pv.contract.vocabulary import Status
+from pv.contract.vocabulary import Bump, Status
 from pv.document import files, prove, reader
 from pv.document.edits import EditError, unified_diff
 from pv.document.files import Changed, NotWritten
@@ -456,7 +456,8 @@ def _bump(task: _Task, draft: Draft, written: Sequence[Flip]) -> list[str]:
         for joined in task.joins:
             least = at_least(version, joined.metadata.version)
             bump = demanded(compare(joined, now), joined.metadata.status)
-            version = next_version(least, joined.metadata.version, bump)
+            prose = bump is Bump.PATCH  # people's, and so is its version
+            version = next_version(least, joined.metadata.version, Bump.NONE if prose else bump)
     except VersionError as error:
         return [f"metadata.version was left as it is: {error}"]
     if version == current and not draft.edits:
