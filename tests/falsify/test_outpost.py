@@ -22,6 +22,7 @@ BODY = """
     @falsifier("FALSIFY-X-001", level="live", controls=[Control("broken", plant=broken, breaks="m")])
     def survives(ctx):
         print("said", ctx.project)
+        (ctx.project / "stood-here").touch()
         ctx.progress(1, 1, "rows")
         return [measure("m", not defect), measure("seed", ctx.seed)]
 
@@ -95,7 +96,8 @@ def test_a_check_runs_in_the_project_as_it_stands_there(far):
     assert one.outpost.ready()["problem"] == ""
     answer, log = one.ask()
     assert [(m.name, m.value) for m in answer.measurements] == [("m", 1.0), ("seed", 5.0)]
-    assert log == f"said {far.there}\n"
+    assert log == "said <project>\n"
+    assert (far.there / "stood-here").exists()
     assert one.outpost.said() == (1, 1, "rows")
     assert answer.environment.host == host()
     assert answer.environment.threads == 1

@@ -491,14 +491,28 @@ def test_ctrl_c_keeps_what_was_finished_and_leaves_no_process(ran, checks):
         os.kill(int(pid.read_text()), 0)
 
 
+def test_what_is_kept_of_a_run_names_no_place_of_this_machine(ran, checks):
+    body = (
+        "print(ctx.project, ctx.scratch / 'x'); ctx.note(f'{ctx.scratch} is empty')\n"
+        "    if defect: raise OSError(f'no {ctx.project}/y')\n"
+        "    return measure('m', 1)"
+    )
+    attempt = ran(numbered(checks, body), checks.entry("FALSIFY-X-000"))["000", "cpu"]
+    assert attempt.log.splitlines()[:2] == [b"== healthy ==", b"<project> <scratch>/x"]
+    assert str(checks.root).encode() not in attempt.log
+    assert attempt.answer.notes == ("<scratch> is empty",)
+    assert "OSError: no <project>/y" in attempt.controls[0].observed
+
+
 def test_scratch_folders_are_empty_private_and_gone_afterwards(ran, checks):
     body = (
-        "there = list(ctx.scratch.iterdir()); (ctx.scratch / 'x').touch(); print(ctx.scratch)\n"
+        "there = list(ctx.scratch.iterdir()); (ctx.scratch / 'x').touch()\n"
+        "    with (ctx.project / 'seen').open('a') as seen: print(ctx.scratch, file=seen)\n"
         "    return measure('m', not defect and not there)"
     )
     attempt = ran(numbered(checks, body), checks.entry("FALSIFY-X-000"))["000", "cpu"]
     assert attempt.verdict is Verdict.SURVIVED
-    healthy, planted = (line for line in attempt.log.decode().splitlines() if not line.startswith("=="))
+    healthy, planted = (checks.root / "seen").read_text().splitlines()
     assert healthy != planted
     assert not os.path.exists(healthy)
     assert not os.path.exists(planted)

@@ -20,6 +20,7 @@ from pv.evidence.record import ControlRecord, MeasurementRecord
 from pv.falsify.devices import DeviceReport
 from pv.falsify.judge import Judged, MismatchError, control_record, judge, threshold_record, verdict
 from pv.falsify.loader import Stated
+from pv.falsify.placeless import answer_without_places, log_without_places
 from pv.falsify.planning import Key, Task
 from pv.falsify.protocol import Answer, Outcome, Request
 from pv.falsify.reading import FoundControl
@@ -152,11 +153,11 @@ class _Bench:
             driver=self.device.driver if self.device and on_gpu else "",
         )
         answer = self.worker.ask(request, check.timeout, lambda *said: self.progress(control, *said))
-        said = read_log(log)
+        said = log_without_places(read_log(log), request)
         if said:
             self.log += f"== {f'control {control!r}' if control else 'healthy'} ==\n".encode() + said.rstrip() + b"\n"
         shutil.rmtree(scratch, ignore_errors=True)
-        return answer
+        return answer_without_places(answer, request)
 
 
 Judgement = tuple[Judged, tuple[MeasurementRecord, ...], tuple[ControlRecord, ...], tuple[str, ...]]

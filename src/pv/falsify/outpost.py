@@ -23,6 +23,7 @@ from pv.falsify.attempt import read_log
 from pv.falsify.cards import Cards
 from pv.falsify.devices import Devices, present
 from pv.falsify.environment import environment
+from pv.falsify.placeless import answer_without_places, log_without_places
 from pv.falsify.protocol import Answer, Outcome, Request, answer_line, read_request
 from pv.falsify.records import tool_digest
 from pv.falsify.workers import Worker
@@ -123,7 +124,7 @@ class Outpost:
         )
         with Cards(self._reports()).held(self.device, lambda why: self._tell(0, 0, why), lambda: self.stopped):
             answer = self.worker.ask(request, timeout, self._tell)
-        return answer, read_log(log)
+        return answer_without_places(answer, request), log_without_places(read_log(log), request)
 
     def _tell(self, done: int, total: int, what: str) -> None:
         self.telling = (done, total, what)
