@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from pv.backends.cpu import open_cpu
 from pv.backends.protocol import BackendError, Session
 from pv.backends.wgpu_device import HARDWARE, Device, Region
 from pv.backends.wgpu_recipe import RECIPE
-from pv.backends.wgpu_session import WgpuSession, open_wgpu
+from pv.backends.wgpu_session import WgpuSession, _submits, open_wgpu
 from pv.model.errors import ContextError
 from pv.model.spec import named_shape
 from pv.model.stages import FIRST_LAYER_ONLY, WHOLE_MODEL, Stage
@@ -368,6 +369,41 @@ def test_a_device_that_never_answers_is_an_error(nano, monkeypatch):
         hanging._device._wait_for(Never())
     hanging._device.watchdog = 60
     hanging.close()
+
+
+def test_after_an_answer_too_late_the_next_one_is_waited_for_anew(nano):
+    late = open_wgpu(nano)
+    release = threading.Event()
+
+    class Hung:
+        def sync_wait(self) -> None:
+            release.wait(10)
+
+    class Broken:
+        def sync_wait(self) -> None:
+            raise RuntimeError("the device is gone")
+
+    late._device.watchdog = 0.05
+    with pytest.raises(BackendError, match=r"the device gave no answer"):
+        late._device._wait_for(Hung())
+    late._device.watchdog = 60
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        late._device._wait_for(Broken())
+    first = late.prefill(TOKENS)  # by a thread that waits for nothing else
+    release.set()
+    late.reset()
+    assert np.array_equal(late.prefill(TOKENS), first)
+    late.close()
+
+
+@given(count=st.integers(1, 700), first=st.integers(1, 100), doublings=st.integers(0, 8))
+def test_dispatches_are_submitted_in_order_few_at_first(count, first, doublings):
+    tuning = HARDWARE._replace(first=first, batch=first << doublings)
+    parts = list(_submits(range(count), tuning))
+    assert [n for part, _ in parts for n in part] == list(range(count))
+    assert [last for _, last in parts] == [False] * (len(parts) - 1) + [True]
+    assert all(len(part) <= tuning.batch for part, _ in parts)
+    assert len(parts[0][0]) == min(first, count)
 
 
 def test_a_shader_that_does_not_compile_names_itself(nano):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import re
 import tempfile
 import threading
@@ -33,7 +34,7 @@ _BINDING = re.compile(r"@binding\((\d+)\)\s+var<(storage, read_write|storage, re
 class Tuning(NamedTuple):
     """How work is cut. `matvec`, `blocks` (the same of quantized weights), `reduce`: (lanes side by side, teams in a
     workgroup); `rows`, `block_rows`: rows a team takes at once; `splits`: parts of the keys summed side by side;
-    `batch`: dispatches in one submit, so a GPU starts early.
+    `first`, `batch`: dispatches in the first submit and in one at most, doubled in between, so that a GPU starts early.
     """
 
     matvec: tuple[int, int]
@@ -42,13 +43,18 @@ class Tuning(NamedTuple):
     block_rows: int
     reduce: tuple[int, int]
     splits: int
+    first: int
     batch: int
 
 
 # A GPU wants coalesced lanes and many bytes in flight; a software driver wants few lanes, since barriers cost it dearly
 # (decoding the tiny teacher on lavapipe: 6.7 ms with these, 10.7 ms with one lane, 27 ms with the GPU's).
-HARDWARE = Tuning(matvec=(128, 1), rows=4, blocks=(16, 8), block_rows=2, reduce=(256, 1), splits=8, batch=64)
-SOFTWARE = Tuning(matvec=(8, 4), rows=4, blocks=(8, 4), block_rows=4, reduce=(1, 8), splits=1, batch=1 << 30)
+HARDWARE = Tuning(
+    matvec=(128, 1), rows=2, blocks=(64, 2), block_rows=2, reduce=(256, 1), splits=8, first=8, batch=64
+)  # fmt: skip
+SOFTWARE = Tuning(
+    matvec=(8, 4), rows=4, blocks=(8, 4), block_rows=4, reduce=(1, 8), splits=1, first=1 << 30, batch=1 << 30
+)  # fmt: skip
 
 
 class Region(NamedTuple):
@@ -143,6 +149,7 @@ class Device:
         self.max_binding: int = min(limits["max-storage-buffer-binding-size"], limits["max-buffer-size"]) // 256 * 256
         self.max_groups: int = limits["max-compute-workgroups-per-dimension"]
         self._kernels: dict[tuple[object, ...], Kernel] = {}
+        self._waiter: _Waiter | None = None
         self._readback: Any = None
         self._waiting = 0  # bytes written since the last submit: wgpu keeps a copy of them
         self._stash: Region | None = None
@@ -179,8 +186,9 @@ class Device:
                 self.queue.write_buffer(region.buffer, region.offset + at, piece)
                 self._waiting += len(piece)
                 if self._waiting >= UPLOAD_BYTES:
-                    # Reading four bytes back waits for the copies. (The queue's own promise cannot be used: the callback
-                    # of `on_submitted_work_done_async` in wgpu-py 0.32 is not of the type that its library declares.)
+                    # Reading four bytes back waits for the copies. (The queue's own promise cannot be used: the
+                    # callback of `on_submitted_work_done_async` in wgpu-py 0.32 is not of the type that its library
+                    # declares.)
                     self.read(Region(region.buffer, region.offset + at, 4, 0))
 
     def read(self, region: Region) -> np.ndarray:
@@ -263,22 +271,13 @@ class Device:
 
     def _wait_for(self, promise: Any) -> None:
         """Wait for a promise in a thread that may be abandoned: a driver that hangs must not hang us."""
-        outcome: list[BaseException | None] = []
-
-        def waiter() -> None:
-            try:
-                promise.sync_wait()
-                outcome.append(None)
-            except Exception as problem:
-                outcome.append(problem)
-
-        thread = threading.Thread(target=waiter, name="pv-wgpu-wait", daemon=True)
-        thread.start()
-        thread.join(self.watchdog)
-        if not outcome:
+        waiter = self._waiter or _Waiter()
+        self._waiter = None  # a waiter that hangs is not asked again
+        if not waiter.wait(promise, self.watchdog):
             raise BackendError(BACKEND, f"the device gave no answer within {self.watchdog:g} s", "the driver may hang")
-        if outcome[0] is not None:
-            raise outcome[0]
+        self._waiter = waiter
+        if waiter.problem is not None:
+            raise waiter.problem
 
     def stash(self, size: int) -> Region:
         """The one buffer for captured tensors that wait to be read, grown to at least `size` bytes."""
@@ -297,10 +296,41 @@ class Device:
 
     def close(self) -> None:
         """Free the device. Never raises: it is called on the way out of failures too."""
+        if self._waiter is not None:
+            self._waiter.stop()
+            self._waiter = None
         try:
             self._device.destroy()
         except Exception as problem:  # a lost device cannot be closed in order, and nobody can do anything about it
             logging.getLogger(__name__).debug("closing the device: %s", problem)
+
+
+class _Waiter:
+    """A thread that waits for one promise after another. Kept, since starting one costs as much as a small dispatch."""
+
+    def __init__(self) -> None:
+        self.problem: Exception | None = None
+        self._promises: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._done = threading.Semaphore(0)
+        threading.Thread(target=self._run, name="pv-wgpu-wait", daemon=True).start()
+
+    def wait(self, promise: Any, seconds: float) -> bool:
+        """Whether the promise was kept or broken in time; `problem` says which."""
+        self._promises.put(promise)
+        return self._done.acquire(timeout=seconds)
+
+    def stop(self) -> None:
+        """Let the thread end once it has nothing to wait for."""
+        self._promises.put(None)
+
+    def _run(self) -> None:
+        while (promise := self._promises.get()) is not None:
+            try:
+                promise.sync_wait()
+                self.problem = None
+            except Exception as problem:
+                self.problem = problem
+            self._done.release()
 
 
 @lru_cache(maxsize=1)

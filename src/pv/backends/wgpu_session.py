@@ -6,7 +6,7 @@ kernels run in the same order on the same buffers, so logits are bitwise equal. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from pv.backends.protocol import BackendError, DeviceFacts, Graft, Tap
 from pv.backends.torch_session import check_tokens
-from pv.backends.wgpu_device import BACKEND, GUARD_BITS, Device, Region
+from pv.backends.wgpu_device import BACKEND, GUARD_BITS, Device, Region, Tuning
 from pv.backends.wgpu_plan import Cache, Plan
 from pv.backends.wgpu_recipe import RECIPE, Op, Place, Recipe, Step
 from pv.backends.wgpu_weights import upload
@@ -141,13 +141,12 @@ class WgpuSession:
         return self._recipe.logits(logits[: self.spec.vocab], told)
 
     def _run(self, ops: Sequence[Op], step: Step, result: Region) -> np.ndarray:
-        """All dispatches in submits of `batch`, so that the device works while the next ones are encoded."""
-        batch = self._device.tuning.batch
+        """All dispatches in a few submits, so that the device works while the next ones are encoded."""
         target = self._device.readback(result.size)
-        for first in range(0, len(ops), batch):
+        for part, last in _submits(ops, self._device.tuning):
             encoder = self._device.encoder()
-            dispatch(encoder, ops[first : first + batch], step)
-            if first + batch >= len(ops):
+            dispatch(encoder, part, step)
+            if last:
                 encoder.copy_buffer_to_buffer(result.buffer, result.offset, target, 0, result.size)
             self._device.submit([encoder.finish()])
         return self._device.fetch(target, result.size)
@@ -281,6 +280,14 @@ class WgpuSession:
 def open_wgpu(weights: Weights, *, recipe: Recipe = RECIPE, guard: bool = False) -> WgpuSession:
     """A session on the best Vulkan adapter, or the one that `PV_WGPU_ADAPTER` names. Raises BackendError."""
     return WgpuSession(weights, recipe=recipe, guard=guard)
+
+
+def _submits(ops: Sequence[Op], tuning: Tuning) -> Iterator[tuple[Sequence[Op], bool]]:
+    """The dispatches in parts of `tuning.first`, twice as many, up to `tuning.batch`; and whether one is the last."""
+    at, size = 0, tuning.first
+    while at < len(ops):
+        yield ops[at : at + size], at + size >= len(ops)
+        at, size = at + size, min(2 * size, tuning.batch)
 
 
 def dispatch(encoder: Any, ops: Sequence[Op], step: Step) -> None:
