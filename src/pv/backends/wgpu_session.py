@@ -57,9 +57,8 @@ class WgpuSession:
         self._closed = False
         try:
             self._model = upload(self._device, recipe.weights(weights))
-            if self._model.block_types:
-                products = {"products": " ".join(self._model.block_types)}
-                self.facts = replace(self.facts, details={**self.facts.details, **products})
+            if products := " ".join(self._model.products):
+                self.facts = replace(self.facts, details={**self.facts.details, "products": products})
             self._cache = self._new_cache(min(FIRST_CAPACITY, self.spec.context))
             self._single = self._plan(1, self._cache.capacity)
         except BaseException:

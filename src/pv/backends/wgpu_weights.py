@@ -51,14 +51,20 @@ class Layer(NamedTuple):
 
 
 class Model(NamedTuple):
-    """All of a model on the device. `block_types`: of its matrices, those that are multiplied as blocks."""
+    """All of a model on the device."""
 
     spec: ModelSpec
     embedding: Matrix  # (V, H)
     layers: tuple[Layer, ...]
     final_norm: Region  # (H,)
     lm_head: Matrix  # (V, H); the embedding itself when tied
-    block_types: tuple[WeightType, ...]
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """The block types that are multiplied as such; none for a model of floats."""
+        matrices = [m for layer in self.layers for m in (layer.qkv, layer.attn_out, layer.gate_up, layer.ffn_down)]
+        chunks = [chunk for matrix in (*matrices, self.lm_head) for chunk in matrix.chunks]
+        return tuple(sorted({str(chunk.type) for chunk in chunks if chunk.type.quantized}))
 
 
 def upload(device: Device, weights: Weights) -> Model:
@@ -88,7 +94,6 @@ def upload(device: Device, weights: Weights) -> Model:
         layers=tuple(layer(f"layers.{i}") for i in range(spec.layers)),
         final_norm=loader.vector("final_norm"),
         lm_head=embedding if spec.tied else loader.matrix("lm_head"),
-        block_types=tuple(kind for kind in weights.types if kind.quantized),
     )
 
 
