@@ -155,7 +155,8 @@ def _validated(options: Options, project: Project, discovery: Discovery) -> Vali
     diagnostics = [*found.diagnostics, *misfits]
     if options.against is not None:
         diagnostics += _history(options.against, discovery, project)
-    kept = tuple(each for each in diagnostics if _wanted(each, options))
+    chosen = options.select or options.ignore
+    kept = tuple(each for each in diagnostics if _wanted(each, options)) if chosen else tuple(diagnostics)
     modules = {each.path: _source(project.root / each.path) for each in misfits}
     return validation.Validation(kept, found.outlines, found.left_out, {**modules, **found.texts})
 

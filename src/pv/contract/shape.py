@@ -197,8 +197,10 @@ def _below(value: Any, child: _Level, many: bool, loc: Loc) -> Iterator[NearMiss
         if isinstance(value, dict):
             yield from _near_misses(value, child, loc)
         return
+    known, parents = child.known, child.parents
     for step, item in items:
-        if isinstance(item, dict) and not child.passes(item):
+        # Most have nothing to look at: every key is known, and none leads further down.
+        if isinstance(item, dict) and not (known.issuperset(item) and parents.isdisjoint(item)):
             yield from _near_misses(item, child, (*loc, step))
 
 
@@ -208,10 +210,6 @@ class _Level(NamedTuple):
     known: frozenset[str]
     parents: frozenset[str]
     children: tuple[tuple[str, _Level, bool], ...]  # key, level, whether a mapping holds many of them
-
-    def passes(self, data: Mapping[str, Any]) -> bool:
-        """Whether there is nothing to look at: every key is known, and none leads further down."""
-        return self.known.issuperset(data) and self.parents.isdisjoint(data)
 
 
 @cache

@@ -83,11 +83,11 @@ class _Excerpts:
         gutter = len(str(span.line)) + 3
         room = max(self._look.width - gutter - 3, 20)
         above = range(max(1, span.line - CONTEXT), span.line)
-        shown = [(number, _clip(_Row(lines[number - 1]), 0, 0, room).text) for number in above]
+        shown = [(number, _clip(lines[number - 1], 0, 0, room).text) for number in above]
         shown = shown if any(text.strip() for _, text in shown) else []
         line = lines[span.line - 1]
         last = span.end_column if span.end_line == span.line else len(line) + 1
-        view = _clip(_Row(line), span.column - 1, max(last - 1, span.column), room)
+        view = _clip(line, span.column - 1, max(last - 1, span.column), room)
         shown.append((span.line, view.text))
         excerpt = [paint(f"{number:>{gutter}} |", _FAINT) + f" {text}".rstrip() for number, text in shown]
         caret = " " * view.before + paint("^" * view.under, colour)
@@ -136,8 +136,13 @@ class _View(NamedTuple):
     under: int  # cells that the caret underlines
 
 
-def _clip(row: _Row, start: int, end: int, room: int) -> _View:
+def _clip(line: str, start: int, end: int, room: int) -> _View:
     """The part of a line around characters `start` to `end` that fits into `room` cells."""
+    size = len(line)
+    if size < room and line.isascii() and line.isprintable():  # most lines: a cell for each character, and room enough
+        start = min(start, size)
+        return _View(line, start, max(min(end, size) - start, 1))
+    row = _Row(line)
     start = min(start, row.size)
     end = min(max(end, start), row.size)
     first, last = 0, row.size

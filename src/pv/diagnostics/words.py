@@ -21,6 +21,8 @@ def safe(text: str) -> str:
 
 def one_line(text: str) -> str:
     """`safe(text)` with its line ends and tabs as spaces."""
+    if text.isprintable():  # most are, and need no search for what is unsafe
+        return " ".join(text.split())
     return " ".join(safe(text).split())
 
 

@@ -15,6 +15,8 @@ Loc = tuple[str | int, ...]
 
 _PROPERTIES = re.compile(r"(?:[&!]\S*(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)?)*)+")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
+# A file has three findings on average: for so few, counting line ends is quicker than a table of all of them.
+_FEW: Final = 8
 _STYLES: Final = {"'": "single", '"': "double", "|": "literal", ">": "folded"}
 _NO_PROPERTIES: Final = Properties("", "")
 
@@ -59,16 +61,29 @@ class Lines:
     """Offsets -> lines and columns. A line ends at LF, CRLF or CR, as YAML 1.2 has it."""
 
     def __init__(self, text: str) -> None:
-        if "\r" in text:
-            self.starts = [0, *(match.end() for match in _LINE_BREAK.finditer(text))]
-        else:
-            lengths = map((1).__add__, map(len, text.split("\n")))
-            self.starts = [0, *accumulate(lengths)][:-1]
+        self._text = text
+        self._starts: list[int] = []
+        self._few = 0 if "\r" in text else _FEW  # places that are still found by counting
 
     def span(self, start: int, end: int) -> Span:
         """The span of `text[start:end]`."""
-        line, end_line = bisect_right(self.starts, start), bisect_right(self.starts, end)
-        return Span(start, end, line, start - self.starts[line - 1] + 1, end_line, end - self.starts[end_line - 1] + 1)
+        if self._few:
+            self._few -= 1
+            text = self._text
+            line = text.count("\n", 0, start) + 1
+            column, end_column = start - text.rfind("\n", 0, start), end - text.rfind("\n", 0, end)
+            return Span(start, end, line, column, line + text.count("\n", start, end), end_column)
+        starts = self._starts or self._table()
+        line, end_line = bisect_right(starts, start), bisect_right(starts, end)
+        return Span(start, end, line, start - starts[line - 1] + 1, end_line, end - starts[end_line - 1] + 1)
+
+    def _table(self) -> list[int]:
+        if "\r" in self._text:
+            self._starts = [0, *(match.end() for match in _LINE_BREAK.finditer(self._text))]
+        else:
+            lengths = map((1).__add__, map(len, self._text.split("\n")))
+            self._starts = [0, *accumulate(lengths)][:-1]
+        return self._starts
 
 
 class _Step(NamedTuple):

@@ -53,10 +53,17 @@ def _claims(data: Mapping[str, Any], section: str) -> list[OutlinedClaim]:
     if not isinstance(items, list):
         return []
     return [
-        OutlinedClaim(text_of(entry.get("id")), section, index, written_status(entry, (section, index))[0] or "")
+        OutlinedClaim(text_of(entry.get("id")), section, index, _status(entry))
         for index, entry in enumerate(items)
         if isinstance(entry, dict)
     ]
+
+
+def _status(entry: Mapping[str, Any]) -> str:
+    """The status as written; most entries of other people's files have no place for one."""
+    if "status" not in entry and "algorithm_evidence" not in entry:
+        return ""
+    return written_status(entry, ())[0] or ""
 
 
 def _bindings(data: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -120,6 +120,8 @@ def unknown_subjects(view: View) -> Iterator[Finding]:
 
 def former_names(view: View) -> Iterator[Finding]:
     """A former id belongs to one claim: nobody has it now, and nobody else had it; likewise a former file name."""
+    if "formerly" not in view.fields and "formerly" not in view.metadata:
+        return
     ids = {entry["id"] for _, entry in view.claims if isinstance(entry.get("id"), str)}
     had: dict[str, str] = {}
     for loc, entry in view.own:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,14 +185,15 @@ def _names_in(folder: Path) -> frozenset[str]:
 def _note_places(one: _Seen, stems: Stems, ids: set[str]) -> None:
     """While the document is at hand, note the places that rules across files will point at."""
     outline = one.found.outline
+    own = {claim.id for claim in outline.claims}
     if one.loaded is not None:
         for index, name in enumerate(outline.depends_on):
             if not stems.have(stem_of(name), outline.display):
                 _note(one.found, one.loaded, ("metadata", "depends_on", index), False)
-        for claim in outline.claims:
+        for claim in outline.claims if not own.isdisjoint(ids) else ():
             if claim.id in ids:
                 _note(one.found, one.loaded, (claim.section, claim.position, "id"), False)
-    ids.update(claim.id for claim in outline.claims)
+    ids |= own
 
 
 def _note(found: Remembered, loaded: Loaded, loc: Loc, key: bool) -> None:
@@ -263,11 +265,10 @@ def summary(validation: Validation) -> str:
 
 
 def _standing(statuses: Sequence[str]) -> str:
-    words = [(status.value, word) for status, word in _TALLY]
-    counts = [(sum(1 for status in statuses if status == value), word) for value, word in words]
-    named = {value for value, _ in words}
-    counts.append((sum(1 for status in statuses if status and status not in named), "with a status of their own"))
-    counts.append((sum(1 for status in statuses if not status), "without a status"))
+    tally = Counter(statuses)
+    counts = [(tally.pop(status.value, 0), word) for status, word in _TALLY]
+    without = tally.pop("", 0)
+    counts += [(tally.total(), "with a status of their own"), (without, "without a status")]
     return ", ".join(f"{count} {word}" for count, word in counts if count)
 
 
@@ -277,16 +278,13 @@ def _counted(count: int, word: str, plural: str = "s") -> str:
 
 def as_counts(validation: Validation) -> dict[str, object]:
     """The same for programs."""
-    statuses: dict[str, int] = {}
-    for outline in validation.outlines:
-        for claim in outline.claims:
-            statuses[claim.status or "none"] = statuses.get(claim.status or "none", 0) + 1
+    statuses = Counter(claim.status or "none" for outline in validation.outlines for claim in outline.claims)
     return {
         "contracts": validation.contracts,
         "files": len(validation.outlines),
         "left_out": validation.left_out,
         "claims": sum(len(outline.claims) for outline in validation.outlines),
-        "statuses": statuses,
+        "statuses": dict(statuses),
         "errors": validation.count(Severity.ERROR),
         "warnings": validation.count(Severity.WARNING),
     }
