@@ -19,13 +19,11 @@ import torch
 from triton.testing import do_bench, do_bench_cudagraph
 
 from pv.backends import triton_quant
-from pv.backends.cuda import CudaOptions, CudaRecipe, CudaSession, cuda_facts
-from pv.backends.cuda_kernels import KernelCache, decode_operators
+from pv.backends.cuda import cuda_facts, open_cuda
 from pv.model.gguf_write import FileType, plan_types
-from pv.model.operators import REFERENCE
 from pv.model.quant_product import quantized_product
 from pv.model.spec import ModelSpec, named_shape
-from pv.model.weights import BLOCKS, Weight, Weights, WeightType, expected_shapes, prepare
+from pv.model.weights import BLOCKS, Weight, Weights, WeightType, expected_shapes
 
 DEVICE = torch.device("cuda")
 DOCS = Path(__file__).parents[1] / "docs" / "gguf.md"
@@ -154,9 +152,7 @@ def tuned(kind: WeightType) -> dict[str, Any]:
 def decode(spec: ModelSpec, kind: FileType, steps: int, bandwidth: float) -> dict[str, float]:
     """Whole decode steps, their median: tokens a second, and the share of the limit (bytes over the bandwidth)."""
     weights = random_model(spec, kind)
-    options = CudaOptions(kernels=False)
-    recipe = CudaRecipe(operators=triton_quant.operators(decode_operators(REFERENCE)), cache=lambda _: KernelCache)
-    session = CudaSession(prepare(weights, DEVICE), cuda_facts(DEVICE), options, recipe)
+    session = open_cuda(weights)
     session.prefill(list(range(7)))
     took = []
     for token in range(32 + steps):
@@ -168,7 +164,7 @@ def decode(spec: ModelSpec, kind: FileType, steps: int, bandwidth: float) -> dic
     session.close()
     return {
         "tokens_per_second": round(rate, 1), "bytes": read, "limit": round(bandwidth / read, 1),
-        "share": round(rate * read / bandwidth, 3),
+        "share": round(rate * read / bandwidth, 3), "kernels": session.facts.details["kernels"],
     }  # fmt: skip
 
 

@@ -1,22 +1,21 @@
-"""Fused products of blocks, by Triton's interpreter on the CPU: the same codes and the same product as the reference.
+"""Fused products of blocks: the same codes and the same product as the reference.
 
-What the interpreter cannot show (dp4a, speed) is shown on a card: `benchmarks/quantize_gpu.py` compares there too.
+On a card by `make test-gpu`, and without one through Triton's interpreter, which `test_triton_interpreted.py` asks for.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="no triton here: the fused kernels are not looked at")
 if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
-    pytest.skip(
-        "Triton compiles for a card here, and there is none: run this file with TRITON_INTERPRET=1",
-        allow_module_level=True,
-    )
+    if os.environ.get("PV_REQUIRE_GPU"):
+        pytest.fail("a CUDA card is required here, for Triton to compile for", pytrace=False)
+    pytest.skip("Triton compiles for a card, and there is none here", allow_module_level=True)
 
 from pv.backends import triton_quant
 from pv.model.errors import QuantError
@@ -26,8 +25,11 @@ from pv.model.quant_product import ACTIVATIONS, quantized_product
 from pv.model.quant_product import quantize_activations as by_reference
 from pv.model.weights import Weight, WeightType
 
-# The interpreter computes lanes that a card masks, and numpy says that they divide by zero or overflow.
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+pytestmark = [
+    pytest.mark.gpu,
+    # The interpreter computes lanes that a card masks, and numpy says that they divide by zero or overflow.
+    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
+]
 
 KINDS = list(triton_quant.PACKERS)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -101,8 +103,6 @@ def test_operators_fuse_blocks_and_leave_the_rest() -> None:
     def plain(x: torch.Tensor, w: Weight) -> torch.Tensor:
         calls.append(str(w.type))
         return REFERENCE.linear(x, w)
-
-    from dataclasses import replace
 
     fused = triton_quant.operators(replace(REFERENCE, linear=plain)).linear
     x = activations(1, 256)
