@@ -27,10 +27,7 @@ COMMANDS = ("sh", "bash", "shell", "console")
 REASONS = {
     "installs from an index": "it changes the machine and needs the network; `make run` is what CI and `make test` do",
     "needs several hosts": "machines that see each other",
-    "needs a large model": "a model that the project does not ship",
     "takes minutes on a GPU": "a measurement; the page shows what it came to",
-    "takes minutes": "a measurement; the page shows what it came to",
-    "runs until stopped": "a server, or a watcher of files",
     "signs in public": "an identity and the network; what is signed is entered in a public log",
 }
 

@@ -66,7 +66,7 @@ def told(name: str, reader: Reader) -> None:
     """Skip aloud where a page needs what an extra or a driver brings. The rest of it was run."""
     if reader.left_out:
         lacking = ", ".join(f"{what} ({count} commands)" for what, count in sorted(reader.left_out.items()))
-        pytest.skip(f"{name}: not run for want of {lacking}: `make setup` brings it")
+        pytest.skip(f"{name}: not run for want of {lacking}")
 
 
 def test_every_block_of_commands_is_run_or_says_why_not(capsys):
@@ -124,7 +124,7 @@ one
    $ false   # exit 1
    ```
 
-<!-- not run: takes minutes -->
+<!-- not run: needs several hosts -->
 ```sh
 sleep 1000
 ```
@@ -164,7 +164,7 @@ def test_a_page_that_promises_too_much_is_seen(old, new, message, tmp_path):
     ("text", "message"),
     [
         ("<!-- not run: no time -->\n```sh\nls\n```\n", "expected a reason of"),
-        ("<!-- not run: takes minutes -->\nwords\n", "expected a block after"),
+        ("<!-- not run: needs several hosts -->\nwords\n", "expected a block after"),
         ("<!-- slow -->\n```python\n1\n```\n", "is about a block of commands"),
         ("```sh\nls\n", "expected the end of the block"),
         ("```console\nout\n$ ls\n", "expected the end of the block"),
