@@ -217,8 +217,9 @@ def matvec(spec: ModelSpec) -> Result:
     from pv.backends.cuda_kernels import matvec as ours
 
     found: Result = {}
-    shapes = {"qkv": (spec.qkv_width, spec.hidden), "out": (spec.hidden, spec.q_width), "gate": (spec.ffn, spec.hidden),
-              "down": (spec.hidden, spec.ffn), "head": (spec.vocab, spec.hidden)}  # fmt: skip
+    shapes = {"qkv": (spec.qkv_width, spec.hidden), "attn_out": (spec.hidden, spec.q_width),
+              "ffn_gate": (spec.ffn, spec.hidden), "ffn_down": (spec.hidden, spec.ffn),
+              "lm_head": (spec.vocab, spec.hidden)}  # fmt: skip
     for dtype in (torch.float32, torch.bfloat16):
         columns = 2048 // torch.empty(0, dtype=dtype).element_size()
         tried = {MatvecCut(rows, columns * k, 4) for rows in (1, 2, 4, 8) for k in (1, 2)}
@@ -228,7 +229,7 @@ def matvec(spec: ModelSpec) -> Result:
             x = torch.randn(1, inner, device="cuda").to(dtype)
             size = rows * inner * dtype.itemsize
             one = {"cublas": size / _timed(lambda w, x=x: torch.nn.functional.linear(x, w), matrices)}
-            for cut in sorted({cut_of(rows, inner, dtype.itemsize), *tried}):
+            for cut in sorted({cut_of(Weight.of(name, matrices[0])), *tried}):
                 took = _timed(lambda w, x=x, cut=cut: ours(x, w, cut), matrices)
                 one[f"ours {cut.rows}x{cut.columns}, {cut.warps} warps"] = size / took
             found[f"{dtype} {name} {rows}x{inner}"] = {k: f"{v / 1e12:.2f} TB/s" for k, v in one.items()}

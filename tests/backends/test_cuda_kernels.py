@@ -36,6 +36,8 @@ for rows, inner in ((515, 300), (4, 4), (1, 2049), (64, 512)):
     near(kernels.linear(x, Weight.of("w", w)), reference.linear(x, Weight.of("w", w)))
     for cut in (kernels.MatvecCut(1, 256, 4), kernels.MatvecCut(8, 128, 4), kernels.MatvecCut(2, 4096, 4)):
         near(kernels.matvec(x, w, cut), reference.linear(x, Weight.of("w", w)))
+for cuts in kernels.CUTS.values():  # a norm is summed in the same order alone and before either product
+    assert cuts.qkv.warps == cuts.gate_up.warps
 half = Weight.of("w", normal(40, 96).bfloat16())
 x = normal(1, 96).bfloat16()
 near(kernels.linear(x, half).float(), reference.linear(x, half).float(), 1e-2)

@@ -147,7 +147,7 @@ class FusedStep:
         """y = weight x as promised, and residual + y."""
         (x, weight), y = promise.inputs, promise.output
         total, (rows, inner) = torch.empty_like(residual), weight.shape
-        cut = cut_of(rows, inner, weight.data.element_size())
+        cut = cut_of(weight)
         kernels.product_add[(triton.cdiv(rows, cut.rows),)](
             weight.data, x, y, residual, total, rows, inner, cut.rows, cut.columns, self._card, num_warps=cut.warps,
             **self._launch,
@@ -173,11 +173,11 @@ class FusedStep:
         bias, biased = (promised[2].inputs[1], promised[2].output) if len(promised) == 3 else (qkv, qkv)
         heads, depth, keys = x.shape[1], x.shape[2], self._cache.kv_heads
         q, k = torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty((1, keys, depth))
-        held, half, (rows, inner) = self._cache.expecting(), depth // 2, weight.shape
-        cut = cut_of(rows, inner, weight.data.element_size())
-        kernels.norm_qkv[(heads + 2 * keys, triton.cdiv(half, cut.pairs))](
+        held, half, inner = self._cache.expecting(), depth // 2, weight.shape[1]
+        cut = cut_of(weight)
+        kernels.norm_qkv[(heads + 2 * keys, triton.cdiv(half, cut.rows))](
             row, gain, weight.data, bias, cos, sin, qkv, biased, q, k, held.keys, held.values, self._cache.position,
-            self._capacity, eps, heads, keys, half, inner, cut.pairs, cut.columns, triton.next_power_of_2(inner),
+            self._capacity, eps, heads, keys, half, inner, cut.rows, cut.columns, triton.next_power_of_2(inner),
             True, len(promised) == 3, self._card, num_warps=cut.warps, **self._launch,
         )  # fmt: skip
         self._turned = (biased[:, heads * depth :], k)
@@ -228,10 +228,10 @@ class FusedStep:
         (row, gain, eps), first, second = norm.inputs, gate.inputs[1], up.inputs[1]
         out = torch.empty_like(x)
         rows, inner = first.shape
-        cut = cut_of(rows, inner, first.data.element_size())
-        kernels.norm_gate_up[(triton.cdiv(rows, cut.pairs),)](
+        cut = cut_of(first)
+        kernels.norm_gate_up[(triton.cdiv(rows, cut.rows),)](
             row, gain, first.data, second.data, gate.output, up.output, active.output, out, eps, rows, inner,
-            cut.pairs, cut.columns, triton.next_power_of_2(inner), True, self._card, num_warps=cut.warps,
+            cut.rows, cut.columns, triton.next_power_of_2(inner), True, self._card, num_warps=cut.warps,
             **self._launch,
         )  # fmt: skip
         return out

@@ -32,7 +32,7 @@ import triton.language as tl
 
 from pv.backends import triton_quant as quant
 from pv.backends.cuda_fused import FusedCache, FusedStep
-from pv.backends.cuda_kernels import NORM_WARPS, inverse_rms
+from pv.backends.cuda_kernels import inverse_rms, norm_warps
 from pv.backends.triton_quant import LAUNCH, ON_CARD, Codes, Packed, begin, round_q8_0, round_q8_k
 from pv.model.operators import Operators
 from pv.model.quant_product import ACTIVATIONS, BLOCK
@@ -237,7 +237,8 @@ class QuantStep:
         out, made = torch.empty_like(x), quant.room_for(1, width, self._kind, x.device)
         _norm_codes[(triton.cdiv(width, 256),)](
             x, gain, out, made.codes.view(torch.int8), made.scale, made.sums, eps, width,
-            triton.next_power_of_2(width), self._kind == "Q8_K", ON_CARD, num_warps=NORM_WARPS, **LAUNCH,
+            triton.next_power_of_2(width), self._kind == "Q8_K", ON_CARD, num_warps=norm_warps(x.element_size()),
+            **LAUNCH,
         )  # fmt: skip
         self._made = (out, self._kind, made)
         return out
