@@ -129,7 +129,15 @@ def cost(work: Callable[[], object]) -> Cost:
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown."""
-    head = ("width", "MB a side", "numpy subtraction, GB/s", "diff, GB/s", "diff with sha256, GB/s", "ratio", "bound")
+    head: tuple[str, ...] = (
+        "width",
+        "MB a side",
+        "numpy subtraction, GB/s",
+        "diff, GB/s",
+        "diff with sha256, GB/s",
+        "ratio",
+        "bound",
+    )
     head += ("CPU ratio", "process peak, MB")
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for r in rows:
