@@ -220,7 +220,7 @@ def test_what_is_not_finite_stays_so_in_its_own_block(device, kind, odd):
 # -- products -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [1, 2, 5, 33])
+@pytest.mark.parametrize("length", [1, 6, 33])
 def test_every_stage_is_the_cpus_own_when_its_inputs_are(session, weights, everything, length):
     """The CPU's quantized product is the reference; its tensors are grafted in, so no code can differ."""
     tokens = [(7 * n + length) % SPEC.vocab for n in range(length)]
@@ -373,16 +373,11 @@ def test_float_and_block_types_share_a_matrix(dense, vulkan):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=4, deadline=None)
-@given(
-    rows=st.integers(1, 70),
-    blocks=st.integers(1, 5),
-    count=st.sampled_from([1, 2, 3, 4, 9, 33]),
-    seed=st.integers(0, 999),
-)
-def test_any_product_is_the_cpus(device, kind, rows, blocks, count, seed):
+@settings(max_examples=5, deadline=None)
+@given(rows=st.sampled_from([6, 37]), count=st.sampled_from([1, 5, 33]), seed=st.integers(0, 999))
+def test_any_product_is_the_cpus(device, kind, rows, count, seed):
     """Random blocks of every bit pattern times random activations, off every tile edge."""
-    width = 256 * blocks
+    width = 3 * 256
     stored = blocks_of(kind, rows, width // BLOCKS[kind][0], seed)
     weight = Weight("w", kind, (rows, width), torch.from_numpy(stored))
     x = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
