@@ -19,12 +19,13 @@ def main(spec: str) -> None:
     ]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     cluster.wait_for_nodes()
-    print(cluster.address, flush=True)
+    ours, sys.stdout = sys.stdout, sys.stderr  # Ray prints what befalls its workers
+    print(cluster.address, file=ours, flush=True)
     for line in sys.stdin:
         word, _, index = line.strip().partition(" ")
         if word == "remove":
             cluster.remove_node(nodes[int(index)], allow_graceful=False)
-            print("removed", flush=True)
+            print("removed", file=ours, flush=True)
         elif word == "end":
             break
     ray.shutdown()

@@ -246,17 +246,20 @@ def test_a_machine_that_goes_away_loses_no_check(tmp_path, machines):
     cluster = machines({"num_cpus": 1}, {"num_cpus": 1})
     body = """
     if not defect:
-        Path(ctx.project, f"on-{os.environ['RAY_NODE']}-{NUMBER}-{time.monotonic_ns()}").touch()
+        Path(ctx.project, f"on-{os.environ['RAY_RAYLET_PID']}-{os.getpid()}").touch()
         wait_for(ctx.project / "go-on")
     return measure('m', not defect)
-    """.replace("os.environ['RAY_NODE']", "os.environ.get('RAY_RAYLET_PID', '0')")
-    root = project(tmp_path / "p", *(dedent(body).replace("{NUMBER}", str(i)) for i in range(2)))
+    """
+    root = project(tmp_path / "p", body, body)
     process = start(root, f"--ray={cluster.address}", "-j", "2", "--output-format", "json")
     deadline = time.monotonic() + 60
     while len(list(root.glob("on-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len({path.name.split("-")[1] for path in root.glob("on-*")}) == 2
+    workers = [int(path.name.split("-")[2]) for path in root.glob("on-*")]
     cluster.remove(1)
+    while not any(gone(pid, 0.1) for pid in workers):
+        assert time.monotonic() < deadline, "the machine is gone, its worker is not"
     (root / "go-on").touch()
     out, said = process.communicate(timeout=200)
     assert [cell["verdict"] for cell in json.loads(out)["results"]] == ["SURVIVED", "SURVIVED"], said
@@ -268,7 +271,10 @@ def test_every_card_serves_one_check_at_a_time_and_records_name_it(tmp_path, mac
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "sitecustomize.py").write_text(CARDS)
-    cluster = machines({"num_cpus": 4, "num_gpus": 2}, PYTHONPATH=str(fake))
+    cluster = machines(
+        {"num_cpus": 4, "num_gpus": 2},
+        PYTHONPATH=os.pathsep.join(filter(None, (str(fake), os.environ.get("PYTHONPATH")))),
+    )
     body = """
     card = os.environ["CUDA_VISIBLE_DEVICES"]
     mine = ctx.project / f"on-{card}-{os.getpid()}"

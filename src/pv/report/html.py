@@ -34,6 +34,7 @@ from pv.report import svg
 from pv.report.assurance import argument, equations, undeveloped
 from pv.report.matrix import SHORT, Line
 from pv.report.notes import Chart, parts
+from pv.report.spread import shared_out
 from pv.report.story import RED, ClaimStory, ContractStory, Story, relative_margin, short
 from pv.report.trend import RULE, Series
 
@@ -69,12 +70,18 @@ def page(story: Story, *, lazy: bool | None = None) -> str:
     def about_body(contract: ContractStory) -> Markup:
         return Markup(about.render(one=contract, tree=argument(contract)))  # noqa: S704 - likewise
 
-    def payload(contract: ContractStory) -> Markup:
+    def packed(contract: ContractStory) -> str:
         """JSON of anchor -> HTML, gzip, base64: tables repeat themselves, so a tenth of the size."""
         held = {anchors.about(contract): about_body(contract)}
         held |= {anchors.claim(one): body(contract, one) for one in contract.claims}
-        packed = gzip.compress(json.dumps(held, ensure_ascii=False).encode(), compresslevel=6, mtime=0)
-        return Markup(base64.b64encode(packed).decode())  # noqa: S704 - base64 has no character to escape
+        content = gzip.compress(json.dumps(held, ensure_ascii=False).encode(), compresslevel=6, mtime=0)
+        return base64.b64encode(content).decode()
+
+    details = shared_out(packed, story.contracts) if lazy else []
+    payloads = {anchors.contract(one): detail for one, detail in zip(story.contracts, details, strict=False)}
+
+    def payload(contract: ContractStory) -> Markup:
+        return Markup(payloads[anchors.contract(contract)])  # noqa: S704 - base64 has no character to escape
 
     return environment.get_template("page.html").render(
         story=story,
