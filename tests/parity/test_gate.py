@@ -220,6 +220,22 @@ def test_reference_logits_leave_the_session_empty(cpu):
     assert cpu.position == 0
 
 
+def test_the_gpu_works_while_the_reference_does(nano, cpu, altered):
+    """Each step of the one waits for the same step of the other to have begun; one after the other, none would end."""
+    meet = threading.Barrier(2, timeout=10)
+
+    def met(logits: np.ndarray, _: int) -> np.ndarray:
+        meet.wait()
+        return logits
+
+    def slow():
+        for logits in reference_logits(cpu, TOKENS, 3):
+            meet.wait()
+            yield logits
+
+    assert lockstep(slow(), altered(nano, met), TOKENS, 3).accepted
+
+
 IDLE = """
 import time
 import numpy as np
