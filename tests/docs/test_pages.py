@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs import pages
+from tests.docs import following, pages
 from tests.docs.following import BrokenPromiseError, Done, Reader, hold, present
 from tests.docs.pages import REASONS, ROOT, Command, Mark, PageError, Step, blocks, steps
 from tests.docs.worlds import WORLDS
@@ -82,13 +82,22 @@ def test_every_block_of_commands_is_run_or_says_why_not(capsys):
     assert {detail for mark, detail in census if mark is Mark.NEVER} <= set(REASONS)
 
 
+def hidden(text: str, name: str = "page") -> list[str]:
+    """Commands in blocks that nothing runs, because they are called neither `console` nor `sh`."""
+    others = [
+        block for block in blocks(text, name) if block.language not in {*pages.COMMANDS, "python", "yaml", "toml"}
+    ]
+    lines = [(block.line, line) for block in others for line in block.text.splitlines()]
+    return [f"{name}:{at}: {line}" for at, line in lines if line.startswith(("$ ", "pv ", "python ", "make "))]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_no_command_hides_in_a_block_of_another_language(name):
-    for block in blocks((ROOT / name).read_text("utf-8"), name):
-        if block.language in {*pages.COMMANDS, "python", "yaml", "toml"}:
-            continue
-        first = [line for line in block.text.splitlines() if line.startswith(("$ ", "pv ", "python ", "make "))]
-        assert not first, f"{name}:{block.line}: {first[0]!r} stands in a block that nothing runs; call it `console`"
+    assert hidden((ROOT / name).read_text("utf-8"), name) == [], "call the block `console`"
+
+
+def test_a_command_that_hides_is_seen():
+    assert hidden("```\npv validate\n```\n\n```text\nout\n```\n") == ["page:1: pv validate"]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -132,6 +141,7 @@ sleep 1000
 
 
 def followed(text: str, tmp_path: Path, upto: Mark = Mark.QUICK) -> Reader:
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "page.md").write_text(text)
     reader = Reader(tmp_path / "scratch")
     reader.scratch.mkdir()
@@ -210,3 +220,32 @@ def test_output_that_agrees_passes(shown, out, err):
 def test_a_world_is_a_folder(name, tmp_path):
     WORLDS[name](tmp_path / name)
     assert (tmp_path / name).is_dir()
+
+
+def test_without_its_card_a_command_must_be_blocked(tmp_path, monkeypatch):
+    monkeypatch.setattr(following, "present", lambda _: False)
+    block = "<!-- gpu: cuda -->\n```sh\necho '{}'; exit {}\n```\n"
+    reader = followed(block.format("BLOCKED: no NVIDIA device", 4), tmp_path / "a")
+    assert (reader.blocked, reader.ran) == (1, {})
+    for said, code in (("an answer", 0), ("an answer", 4), ("BLOCKED", 3)):
+        with pytest.raises(BrokenPromiseError, match="expected exit 4 and what is missing"):
+            followed(block.format(said, code), tmp_path / f"{said}{code}")
+
+
+def test_with_its_card_a_command_is_run_under_its_mark_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(following, "present", lambda _: True)
+    block = "<!-- gpu: cuda -->\n```console\n$ echo an answer\nan answer\n```\n"
+    assert followed(block, tmp_path / "quick").ran == {}
+    assert followed(block, tmp_path / "gpu", upto=Mark.GPU).ran == {Mark.GPU: 1}
+
+
+def test_what_needs_an_extra_is_left_out_and_counted(tmp_path):
+    block = "<!-- needs: {} -->\n```sh\nexit 7\n```\n"
+    assert followed(block.format("no_such_module"), tmp_path / "a").left_out == {"no_such_module": 1}
+    with pytest.raises(BrokenPromiseError, match="came 7"):
+        followed(block.format("pytest"), tmp_path / "b")
+
+
+def test_nothing_is_installed(tmp_path):
+    with pytest.raises(BrokenPromiseError, match="would change this machine"):
+        followed("```sh\npip install x\n```\n", tmp_path)
