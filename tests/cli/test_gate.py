@@ -244,3 +244,61 @@ def test_a_check_that_does_not_fit_its_contract_closes_the_gate(house, pv):
     assert ran.code == 1
     assert "PV353" in ran.out
     assert "FALSIFY-X-009" in ran.out
+
+
+def checks_section(ran):
+    return next(section for section in json.loads(ran.out)["sections"] if section["name"] == "checks")
+
+
+CHANGED = ("gate", "--against", "base", "--changed", "--output-format", "json")
+
+
+def test_with_changed_a_branch_that_touches_nothing_runs_nothing_and_passes(earned, pv):
+    ran = pv(*CHANGED)
+    assert ran.code == 0
+    assert checks_section(ran)["summary"] == "nothing to run again: no contract changed, all evidence is fresh"
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_with_changed_a_contract_that_differs_is_run(earned, pv, committed):
+    edit(earned, "prediction: ", "prediction: more than ")
+    if committed:
+        commit(earned)
+    assert "1 claim of 1 in 1 contract checked" in checks_section(pv(*CHANGED))["summary"]
+
+
+def test_with_changed_stale_evidence_is_run_and_what_broke_closes_the_gate(earned, pv):
+    edit(earned, GOOD, "return measure('m', 0)", file="falsifiers/x_v1.py")
+    ran = pv(*CHANGED)
+    assert ran.code == 1
+    assert "PV470" in codes(ran)
+
+
+def test_with_changed_a_new_contract_that_git_does_not_know_is_run(earned, pv):
+    earned.contract("y-v1", earned.claim("FALSIFY-Y-001", "status: UNBOUND"))
+    earned.checks("y-v1", FALSIFY_Y_001=GOOD)
+    assert "1 claim of 1 in 1 contract checked" in checks_section(pv(*CHANGED))["summary"]
+
+
+def test_with_changed_a_known_failure_that_passes_is_still_seen(house, pv):
+    known = "known_failing: {reason: r, owner: o, since: '2026-01-01'}"
+    house.contract("x-v1", house.claim("FALSIFY-X-001", "status: UNBOUND", known))
+    house.checks("x-v1", FALSIFY_X_001=GOOD)
+    (house.root / ".gitignore").write_text(".pv_cache/\n.pv/\n__pycache__/\n")
+    git(house, "init", "-q")
+    pv("falsify", "--all")
+    commit(house)
+    git(house, "branch", "base")
+    assert "PV474" in codes(pv(*CHANGED))
+
+
+def test_changed_without_a_reference_is_a_wrong_call(earned, pv):
+    ran = pv("gate", "--changed")
+    assert ran.code == 2
+    assert "--changed needs a reference" in ran.err
+
+
+def test_a_finding_of_a_run_names_the_file_from_the_root(earned, pv):
+    edit(earned, GOOD, "return measure('m', 0)", file="falsifiers/x_v1.py")
+    found = [finding for finding in checks_section(pv(*CHANGED))["findings"] if finding["code"] == "PV470"]
+    assert [finding["path"] for finding in found] == ["contracts/x-v1.yaml"]

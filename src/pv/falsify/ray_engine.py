@@ -126,7 +126,7 @@ def _see_that_somebody_answers(address: str) -> None:
     if address in (LOCAL, AUTO):
         return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or "/" in host or not port.isdigit():
         raise ClusterError(f"expected --ray=HOST:PORT, --ray={AUTO} or --ray={LOCAL}, found --ray={address}")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT).close()
