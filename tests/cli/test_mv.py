@@ -293,3 +293,38 @@ def test_a_binding_registry_follows(house, pv):
     (house.root / "contracts/binding.yaml").write_text(text)
     assert pv("mv", "contracts/x-v1.yaml", "contracts/n-v1.yaml").code == 0
     assert (house.root / "contracts/binding.yaml").read_text() == text.replace("x-v1", "n-v1")
+
+
+@pytest.mark.parametrize("renames", [["FALSIFY-X-001", "FALSIFY-X-N"], ["contracts/x-v1.yaml", "contracts/n-v1.yaml"]])
+@pytest.mark.parametrize("into", ["renaming", "running"])
+def test_renamed_on_one_branch_and_run_on_another(house, pv, renames, into):
+    """git joins the two texts (it finds the renamed file itself); the records of the old name count for the new one."""
+    path = house.root / "contracts/x-v1.yaml"
+    rest = "".join(f"  - note {n}\n" for n in range(60))  # else git takes a file of few lines for another one
+    path.write_text(path.read_text() + f"notes:\n{rest}")
+    house.checks("x-v1", FALSIFY_X_001="return measure('m', 1 - defect)", FALSIFY_X_002=GOOD)
+    commit(house)
+    git(house, "checkout", "-qb", "renaming")
+    assert pv("mv", *renames).code == 0
+    commit(house)
+    git(house, "checkout", "-qb", "running", "HEAD~1")
+    assert pv("falsify", "--stale").code == 0
+    commit(house)
+    git(house, "checkout", "-q", into)
+    other = "running" if into == "renaming" else "renaming"
+    done = subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "merge", "-q", "--no-edit", other],
+        cwd=house.root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "CONFLICT (rename" not in done.stdout
+    ran = pv("settle")
+    assert ran.code == 0, ran.out + ran.err
+    commit(house)
+    assert not path.exists() or renames[0] == "FALSIFY-X-001"
+    assert "<<<<<<<" not in "".join(each.read_text() for each in (house.root / "contracts").glob("*"))
+    all_is_well(pv)
+    all_is_well(pv, against="running")
+    all_is_well(pv, against="renaming")

@@ -156,6 +156,10 @@ def test_another_tree_is_told(toy, change, says):
             f"{TWO}: in passedTests",
         ),
         (lambda data: data["predicate"]["passedTests"].append("toy-v1::NEW"), "no such claim"),
+        (
+            lambda data: data["predicate"].update(result="PASSED", passedTests=[], warnedTests=[]),
+            "its tests make it WARNED",
+        ),
         (lambda data: data["subject"][0]["digest"].update(sha256="0" * 64), "expected sha256 000000000000"),
         (lambda data: data["subject"][0].update(name="../toy/contracts/toy-v1.yaml/../x"), "no such file"),
         (lambda data: data["subject"][0].update(name="/etc/passwd"), "no such file"),

@@ -39,6 +39,7 @@ def settled(ours: str, theirs: str, around: str = HEAD) -> str | None:
             '    functional_evidence: ["cuda · code · 2026-11-21 · m 1 · pv falsify --id A-1"]\n',
         ),
         ("    algorithm_evidence:\n      file_paths: [a.py]\n", "    algorithm_evidence:\n      file_paths: [b.py]\n"),
+        ("    formerly: [X-1]\n    status: UNBOUND\n", "    status: FUNCTIONAL\n"),
         ("    algorithm_evidence: {notes: blocked on x}\n", "    algorithm_evidence: {notes: missing on cpu}\n"),
     ],
 )
@@ -56,6 +57,8 @@ def test_what_pv_writes_is_decided(ours, theirs):
         ("    algorithm_evidence: {notes: mine}\n", "    algorithm_evidence: {notes: yours}\n"),
         ("    evidence: [a note]\n", f"    evidence: [{SHA[0]}]\n"),
         ("    # mine\n", "    # yours\n"),
+        ("    formerly: [X-1]\n", "    formerly: [X-2]\n"),
+        ("    formerly: [X-1]\n", "    formerly: [X-1, X-2]\n"),
         ("    thresholds: {m: {op: '==', value: 1}}\n", "    thresholds: {m: {op: '==', value: 2}}\n"),
         ("    status: [\n", "    status: UNBOUND\n"),
     ],

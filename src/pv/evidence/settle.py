@@ -6,12 +6,12 @@ commit makes one bump; else with the one at the start of the run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from pv.contract.claims import Claim, Contract
+from pv.contract.claims import Claim, Contract, texts_of
 from pv.contract.load import Loaded, load, load_at
 from pv.contract.project import Project, module_name
 from pv.contract.revisions import RevisionError
@@ -81,6 +81,7 @@ def flips(ledger: Ledger, contract: Contract, again: Collection[str] = ()) -> li
     entitlements = ledger.entitlements(contract)
     claims = {claim.id: claim for claim in reversed(contract.claims)}  # of an id that stands twice, the first
     wanted = [flip_of(ledger, contract, claim, entitlements[claim.id]) for claim in reversed(claims.values())]
+    again = {*again, *_citing_a_former_module(ledger, contract)}
     return [flip for flip in wanted if flip and (flip.claim_id in again or not is_written(contract, flip))]
 
 
@@ -100,7 +101,7 @@ def flip_of(ledger: Ledger, contract: Contract, claim: Claim, entitlement: Entit
         algorithm=_algorithm(ledger, contract, claim, heads, entitlement),
         functional=_functional(claim, entitlement, heads) if functional else (),
         discharge=_discharge(claim, entitlement) if status is Status.DISCHARGED else (),
-        before=_algorithm(ledger, contract, claim, pointed, entitlement),
+        before=_algorithm(ledger, contract, claim, pointed, entitlement, former=True),
     )
 
 
@@ -146,9 +147,18 @@ def _write(task: _Task, planned: WritePlan, start: Contract) -> WritePlan:
 
 
 def _algorithm(
-    ledger: Ledger, contract: Contract, claim: Claim, heads: Sequence[Record], entitlement: Entitlement
+    ledger: Ledger,
+    contract: Contract,
+    claim: Claim,
+    heads: Sequence[Record],
+    entitlement: Entitlement,
+    *,
+    former: bool = False,
 ) -> AlgorithmEvidence:
-    """The functions under attack and the check, each with its file; the bounds; for a blocker, what is missing."""
+    """The functions under attack and the check, each with its file; the bounds; for a blocker, what is missing.
+
+    `former`: with the names that the check's module had when it ran, which is what stands written.
+    """
     functions: dict[tuple[str, str], None] = {}
     for record in heads:
         for dotted in record.attacks:
@@ -158,8 +168,26 @@ def _algorithm(
         path, _, name = _entry_point(contract, record).rpartition(":")
         if path and name and (ledger.project.root / path).is_file():
             functions[path, name] = None
+        if former and _entry_point(contract, record) != record.entry_point:
+            functions[record.entry_point.rpartition(":")[0], name] = None
     bounds = tuple(f"{name} {threshold}" for name, threshold in claim.thresholds.items()) if functions else ()
     return AlgorithmEvidence(tuple(functions), bounds, _blocker(claim, entitlement))
+
+
+def _citing_a_former_module(ledger: Ledger, contract: Contract) -> Iterator[str]:
+    """Claims whose evidence names the check's module as it was called before: another branch wrote it there."""
+    folder = ledger.project.falsifiers
+    if not contract.metadata.formerly or not folder.is_relative_to(ledger.project.root):
+        return
+    place = PurePosixPath(folder.relative_to(ledger.project.root).as_posix())
+    former = {str(place / f"{module_name(stem)}.py") for stem in contract.stems} - {
+        str(place / f"{module_name(contract.id)}.py")
+    }
+    for claim in contract.claims:
+        block = claim.algorithm_evidence
+        paths = texts_of(block.get("file_paths")) if isinstance(block, Mapping) else texts_of(block)
+        if any(path.partition("::")[0] in former for path in paths):
+            yield claim.id
 
 
 def _entry_point(contract: Contract, record: Record) -> str:

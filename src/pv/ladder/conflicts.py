@@ -27,9 +27,10 @@ _BEGIN, _BASE, _MIDDLE, _END = "<<<<<<<", "|||||||", "=======", ">>>>>>>"
 
 
 class Kind(Enum):
-    """What a line of pv's is: a line of the changelog, of which none may be lost, or one that is written anew."""
+    """What a line of pv's is: one of which none may be lost, or one that is written anew."""
 
     LOG = "a line of the changelog"
+    FORMER = "what it was called before"
     WRITTEN = "what the records say"
 
 
@@ -188,17 +189,21 @@ def _decided(hunk: _Hunk, ours: Sequence[Kind | None], theirs: Sequence[Kind | N
     """The lines to keep; None where a line that differs is not pv's."""
     first, second = sorted(
         zip((hunk.ours, hunk.theirs), (ours, theirs), strict=True),
-        key=lambda one: (Kind.LOG in one[1], len(one[0]), one[0]),
+        key=lambda one: (Kind.FORMER in one[1], Kind.LOG in one[1], len(one[0]), one[0]),
         reverse=True,
     )
     for tag, i1, i2, j1, j2 in SequenceMatcher(None, first[0], second[0], autojunk=False).get_opcodes():
         if tag != "equal" and None in (*first[1][i1:i2], *second[1][j1:j2]):
             return None
     kept, kinds = first
+    if any(kind is Kind.FORMER and line not in kept for line, kind in zip(*second, strict=True)):
+        return None
     logs = [line for line, kind in zip(kept, kinds, strict=True) if kind is Kind.LOG]
     more = [line for line, kind in zip(*second, strict=True) if kind is Kind.LOG and line not in logs]
     if not more:
         return list(kept)
+    if not logs:
+        return None  # where in this side would they stand?
     at = list(kinds).index(Kind.LOG)
     rest = [line for line, kind in zip(kept, kinds, strict=True) if kind is not Kind.LOG]
     return [*rest[:at], *in_order([*logs, *more], side.log), *rest[at:]]
@@ -210,6 +215,7 @@ def _decided(hunk: _Hunk, ours: Sequence[Kind | None], theirs: Sequence[Kind | N
 def _owned(document: Document) -> Iterator[tuple[int, Kind]]:
     """(line, kind) of every line that pv writes and nobody else. See `pv.ladder.writeback` for the places."""
     yield from _whole(document, VERSION)
+    yield from _former(document, ("metadata", "formerly"))
     for loc in PLACES:
         items = document.get(loc)
         if isinstance(items, list) and all(isinstance(item, str) for item in items):
@@ -228,6 +234,7 @@ def _of_entry(document: Document, loc: Loc, entry: Mapping[str, Any]) -> Iterato
     for key in ("status", "last_verified"):
         yield from _whole(document, (*loc, key))
         yield from _whole(document, (*loc, "algorithm_evidence", key))
+    yield from _former(document, (*loc, "formerly"))
     yield from _of_list(document, (*loc, "evidence"), re.compile(r"sha256:[0-9a-f]{64}"))
     for key in ("functional_evidence", "discharge_evidence"):
         runs = (*loc, key, "runs") if isinstance(entry.get(key), Mapping) else (*loc, key)
@@ -271,6 +278,10 @@ def _whole(document: Document, loc: Loc) -> Iterator[tuple[int, Kind]]:
         end -= 1
     for line in range(key.line, key.line + text.count("\n", key.start, end) + 1):
         yield line, Kind.WRITTEN
+
+
+def _former(document: Document, loc: Loc) -> Iterator[tuple[int, Kind]]:
+    yield from ((line, Kind.FORMER) for line, _ in _whole(document, loc))
 
 
 def _single_line(document: Document, loc: Loc) -> Iterator[int]:
