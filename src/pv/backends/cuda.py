@@ -473,11 +473,11 @@ def _kernels_of_blocks(recipe: CudaRecipe, weights: Prepared, own: Operators, *,
     """The same for a model whose matrices are blocks. `whole`: no operator is planted."""
     from pv.backends import triton_quant
     from pv.backends.cuda_fused import FusedCache
-    from pv.backends.quant_step import QuantStep
+    from pv.backends.quant_step import QuantStep, plan_of
 
     operators = triton_quant.operators(own) if own.linear is not recipe.operators.linear else own
-    cache = recipe.cache(FusedCache)
-    fuse = (lambda held: QuantStep(held, operators, weights)) if whole and cache is FusedCache else None
+    cache, plan = recipe.cache(FusedCache), plan_of(weights)
+    fuse = (lambda held: QuantStep(held, operators, plan)) if whole and cache is FusedCache else None
     return _Kernels(operators, cache, fuse, "triton")
 
 

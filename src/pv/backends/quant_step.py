@@ -119,14 +119,20 @@ class _Promise(NamedTuple):
     output: torch.Tensor  # (1, R); of a pair the rows of both
 
 
+class Plan(NamedTuple):
+    """What a step must know of a model."""
+
+    biased: bool  # whether q, k and v have a bias
+    kind: str  # of the codes that most products want: what a norm writes beside its output
+
+
 class QuantStep:
     """Operators for one decode step at a time that nobody looks into. `settle()` computes what is still promised."""
 
-    def __init__(self, cache: FusedCache, single: Operators, weights: Prepared) -> None:
+    def __init__(self, cache: FusedCache, single: Operators, plan: Plan) -> None:
         self._cache, self._single = cache, single
         self._attention = FusedStep(cache, single)
-        self._biased = weights.spec.qkv_bias
-        self._kind = code_kind(weights)
+        self._biased, self._kind = plan
         self._promise: _Promise | None = None
         self._made: tuple[torch.Tensor, str, Codes] | None = None  # the last tensor whose codes there are
         self._both = torch.empty(0)  # gate and up, (1, 2 F)
@@ -212,7 +218,9 @@ class QuantStep:
         promise = self._promise
         if promise is None or promise.operator != "linear" or (promise.output is not x and promise.output is not y):
             self.settle()
-            return self._single.add(x, y)
+            total = self._single.add(x, y)
+            self._qkv = total if y.dim() == 1 and _one_row(total) else None  # q, k, v of several types, joined
+            return total
         self._promise = None
         weight, made = promise.weights[0], promise.output
         total = torch.empty_like(made)
@@ -292,11 +300,11 @@ class QuantStep:
         return behind
 
 
-def code_kind(weights: Prepared) -> str:
-    """The codes that most of a model's products want: what a norm writes beside its output."""
+def plan_of(weights: Prepared) -> Plan:
+    """The plan of a model, which outlives its weights."""
     layer = weights.layers[0]
     found = [ACTIVATIONS[w.type] for w in (*layer.qkv, layer.ffn_gate, layer.ffn_down) if w.type in quant.PACKERS]
-    return max(found, key=found.count) if found else "Q8_K"
+    return Plan(weights.spec.qkv_bias, max(found, key=found.count) if found else "Q8_K")
 
 
 def packed_together(first: Weight, second: Weight) -> Packed:

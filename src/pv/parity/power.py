@@ -19,7 +19,7 @@ from pv.backends.protocol import BackendError, DeviceFacts, Session
 from pv.backends.registry import opener
 from pv.compare.thresholds import THRESHOLDS, Kind
 from pv.model.weights import Weights
-from pv.parity.deep import DeepVerdict, Reference, deep, record
+from pv.parity.deep import DeepVerdict, Reference, deep, record, record_stages, with_stages
 from pv.parity.defects import DEFECTS, Defect
 from pv.parity.gate import STEPS, Verdict, kind_of, lockstep, probe, reference_logits, reference_weights
 
@@ -145,6 +145,7 @@ class Bench(NamedTuple):
     steps: int
     logits: tuple[np.ndarray, ...]  # of the CPU, for each step
     reference: Reference  # of the deep check
+    stages: Reference  # of the prompt's last tokens, for a session that multiplies blocks
 
 
 def bench(weights: Weights, prompt: Sequence[int], steps: int = STEPS, progress: Progress = lambda *_: None) -> Bench:
@@ -153,7 +154,7 @@ def bench(weights: Weights, prompt: Sequence[int], steps: int = STEPS, progress:
     cpu = open_cpu(weights)
     try:
         logits = tuple(reference_logits(cpu, tokens, steps))
-        return Bench(weights, tuple(tokens), steps, logits, record(cpu, progress=progress))
+        return Bench(weights, tuple(tokens), steps, logits, record(cpu, progress=progress), record_stages(cpu, tokens))
     finally:
         cpu.close()
 
@@ -169,6 +170,7 @@ def measure(backend: str, on: Bench, defect: Defect, device: str = "cuda") -> Ro
     kind = kind_of(test.facts)
     try:
         verdict = lockstep(iter(on.logits), test, on.prompt, on.steps, to_the_end=True)
+        verdict = with_stages(verdict, test, lambda: on.stages)
     finally:
         test.close()
     found = deep_with(backend, on, defect, device)
@@ -236,7 +238,8 @@ def false_alarms(
         for number, prompt in enumerate(prompts):
             progress(number, "healthy prompts")
             tokens = probe(prompt)
-            verdicts.append(lockstep(reference_logits(cpu, tokens, steps), test, tokens, steps))
+            verdict = lockstep(reference_logits(cpu, tokens, steps), test, tokens, steps)
+            verdicts.append(with_stages(verdict, test, lambda: record_stages(cpu, tokens)))  # noqa: B023 - called here
     finally:
         cpu.close()
     figures = [_figures(verdict.steps) for verdict in verdicts]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -22,7 +22,7 @@ from pv.backends.protocol import BackendError, DeviceFacts, Session
 from pv.backends.registry import BACKENDS, Choice, Open, RejectedError, choose, open_named
 from pv.compare.thresholds import Kind
 from pv.model.weights import Weights
-from pv.parity.deep import deep, record_stages
+from pv.parity.deep import record_stages, with_stages
 from pv.parity.gate import (
     PATIENCE,
     STEPS,
@@ -39,7 +39,6 @@ from pv.parity.gate import (
 from pv.parity.receipt import Event, Receipt, Subject, recall, remember, verdict_json
 
 Say = Callable[[str], None]
-STAGE_TOKENS = 8  # of the prompt, its last ones, when every stage is compared
 UNPACKED = 130  # bytes that a hundred weights take as codes with their scales, in the reference's own product
 
 
@@ -200,7 +199,7 @@ class _Judge:
             if kind is not Kind.HALF:
                 logits = reference_logits(reference, tokens, steps)
                 verdict = lockstep(logits, session, tokens, steps, kind=kind, patience=self.options.patience)
-                return _with_stages(verdict, session, reference, tokens) if kind is Kind.QUANT_SAME else verdict
+                return with_stages(verdict, session, lambda: record_stages(reference, tokens))
             expected = list(reference_logits(reference, tokens, steps))
         with closing(self._reference(name, weights, session.facts.details["dtype"])) as same_precision:
             twin = fed_logits(same_precision, tokens, expected)
@@ -216,20 +215,6 @@ class _Judge:
             return cpu.open_cpu(weights, dtype=getattr(torch, dtype.removeprefix("torch.")))
         except Exception as problem:  # without a reference nothing vouches for the GPU
             raise _RefusedError(name, f"the CPU reference cannot be opened: {problem}") from problem
-
-
-def _with_stages(verdict: Verdict, session: Session, reference: Session, tokens: Sequence[int]) -> Verdict:
-    """An accepted verdict over int8 codes, tried once more stage by stage, each with the CPU's own inputs.
-
-    One code on the other side of a half moves logits as far as a small defect does, so logits alone tell the two apart
-    badly. With equal inputs the codes are equal, and what is left is float32's own rounding.
-    """
-    if not verdict.accepted:
-        return verdict
-    room = session.spec.context - 1
-    found = deep(session, record_stages(reference, tokens[-min(STAGE_TOKENS, room) :]), kind=verdict.kind)
-    session.reset()
-    return verdict if found.accepted else replace(verdict, accepted=False, reason=found.reasons[0])
 
 
 def reference_does_not_fit(weights: Weights, available: int | None = None) -> str:
