@@ -239,6 +239,20 @@ CONTRACT_TITLES = {
     "Lean": "lean",
     "QaGate": "qa_gate",
     "VerificationSummary": "verification_summary",
+    "KernelStructure": "kernel_structure",
+    "Phase": "A phase of kernel_structure",
+    "EnforcementRule": "An entry of enforcement",
+    "TypeInvariant": "An entry of type_invariants",
+    "CoqSpec": "coq_spec",
+    "CoqDefinition": "An entry of coq_spec.definitions",
+    "CoqObligation": "An entry of coq_spec.obligations",
+    "Beat": "beat",
+    "Story": "An entry of stories",
+    "ParityLedger": "parity",
+    "ParityRow": "An entry of parity.rows",
+    "Downgrade": "An entry of parity.downgrades",
+    "ShapeContract": "A shape contract (assumes, guarantees)",
+    "TensorShape": "A tensor of a shape contract",
 }
 
 
@@ -282,7 +296,7 @@ def kind(field: Mapping[str, Any]) -> str:
     """The type of a field in words."""
     if "$ref" in field:
         name = field["$ref"].rsplit("/", 1)[-1]
-        return CONTRACT_TITLES.get(name, name)
+        return _as_a_type(CONTRACT_TITLES.get(name, name))
     if "enum" in field:
         return ", ".join(code(str(word)) for word in field["enum"])
     if "const" in field:
@@ -294,14 +308,23 @@ def kind(field: Mapping[str, Any]) -> str:
         return kind(field["allOf"][0])
     types = field.get("type")
     if types == "array":
-        return f"list of {kind(field['items'])}" if field.get("items") else "list"
+        each = kind(field["items"]) if field.get("items") else "anything"
+        return f"list, each {each}" if each.startswith("[") else f"list of {each}"
     if types == "object":
         inner = field.get("additionalProperties")
-        return f"name to {kind(inner)}" if isinstance(inner, dict) and inner else "mapping"
+        return f"names, each with {kind(inner)}" if isinstance(inner, dict) and inner else "mapping"
     words = {"string": "text", "number": "number", "integer": "whole number", "boolean": "true or false"}
     if isinstance(types, list):  # text whose source is taken where a number stands
         return "text" if "string" in types else " or ".join(words[one] for one in types if one in words)
-    return words.get(types or "", "anything")
+    return words.get(str(types), "anything")
+
+
+def _as_a_type(title: str) -> str:
+    """A title inside a sentence, as a link to its part: "An entry of X" -> [an entry of X](#an-entry-of-x)."""
+    if title not in CONTRACT_TITLES.values():
+        return title
+    anchor = re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+    return f"[{code(title) if title.islower() else title[0].lower() + title[1:]}](#{anchor})"
 
 
 def settings() -> str:

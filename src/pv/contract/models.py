@@ -499,21 +499,25 @@ class ParityLedger(Shape):
 class ContractFile(Shape):
     """One contract file."""
 
-    metadata: MetadataShape
-    equations: Equations | None = None
-    proof_obligations: list[ObligationShape] = NOTHING
-    kernel_structure: KernelStructure | None = None
-    simd_dispatch: dict[str, dict[str, Text]] = NOTHING
-    enforcement: dict[str, EnforcementRule] = NOTHING
-    falsification_tests: list[Falsifier] = NOTHING
-    kani_harnesses: list[Harness] = NOTHING
-    qa_gate: QaGate | None = None
-    verification_summary: VerificationSummary | None = None
-    type_invariants: list[TypeInvariant] = NOTHING
-    coq_spec: CoqSpec | None = None
-    beat: Beat | None = None
-    stories: list[Story] = NOTHING
-    parity: ParityLedger | None = None
+    metadata: MetadataShape = Field(description="the head: version, kind, references, what it depends on")
+    equations: Equations | None = Field(None, description="what the code computes, by name")
+    proof_obligations: list[ObligationShape] = Field(NOTHING, description="properties that the code owes")
+    kernel_structure: KernelStructure | None = Field(None, description="the phases of a kernel")
+    simd_dispatch: dict[str, dict[str, Text]] = Field(
+        NOTHING, description="which implementation serves which instruction set"
+    )
+    enforcement: dict[str, EnforcementRule] = Field(
+        NOTHING, description="rules of style and process, by name; prose to pv"
+    )
+    falsification_tests: list[Falsifier] = Field(NOTHING, description="the claims, and how each would turn out wrong")
+    kani_harnesses: list[Harness] = Field(NOTHING, description="bounded proofs of obligations; claims like the others")
+    qa_gate: QaGate | None = Field(None, description="the quality gate that the contract names")
+    verification_summary: VerificationSummary | None = Field(None, description="counts kept by hand")
+    type_invariants: list[TypeInvariant] = Field(NOTHING, description="predicates that types keep")
+    coq_spec: CoqSpec | None = Field(None, description="a Coq module about it")
+    beat: Beat | None = Field(None, description="what a benchmark must beat (kind beat-benchmark)")
+    stories: list[Story] = Field(NOTHING, description="user stories (registries of them)")
+    parity: ParityLedger | None = Field(None, description="a ledger of comparisons (kind competitive-parity)")
 
 
 class Binding(Shape):
