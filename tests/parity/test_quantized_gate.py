@@ -95,10 +95,11 @@ def test_a_float_product_hidden_behind_blocks_is_refused(blocks):
     assert any("rejected" in line for line in said)
 
 
-@pytest.mark.parametrize("name", ["bias-dropped", "rope-base", "block-of-32-wrong", "scale-missing"])
+@pytest.mark.parametrize("name", ["bias-dropped", "rope-base", "block-of-32-wrong", "scale-missing", "tf32-operands"])
 def test_a_defect_too_small_for_the_logits_is_found_in_its_stage(blocks, name):
     backend, said = served(blocks, lambda w: DEFECTS[name].open("cuda", w, device="cpu"))
     assert backend == "cpu", said
+    assert not any("error" in line for line in said), "the defect itself failed"
 
 
 def test_the_reference_of_blocks_needs_their_codes_not_floats(floats, blocks):

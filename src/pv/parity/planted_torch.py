@@ -128,8 +128,9 @@ def int8_linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
 
 
 def tf32_linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
-    """Both operands rounded to 10 bits of mantissa, as a tensor core reads them."""
-    return ops.linear(_tf32(x), replace(weight, data=_tf32(weight.data)))
+    """Both operands rounded to 10 bits of mantissa, as a tensor core reads them; codes of blocks have no such bits."""
+    read = weight if weight.type.quantized else replace(weight, data=_tf32(weight.data))
+    return ops.linear(_tf32(x), read)
 
 
 def _tf32(x: torch.Tensor) -> torch.Tensor:
