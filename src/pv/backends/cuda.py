@@ -109,7 +109,7 @@ def want_products(weights: Weights, options: CudaOptions, device: torch.device) 
         raise BackendError(
             BACKEND,
             f"no kernel multiplies {', '.join(lacking)} (of {name!r}, for one); there are {', '.join(PACKERS)}",
-            "another backend, or `pv model convert` to F16, which multiplies floats",
+            "another backend, or `pv model convert --type F32`, which multiplies floats",
         )
 
 
