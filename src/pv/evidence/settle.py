@@ -81,7 +81,6 @@ def flips(ledger: Ledger, contract: Contract, again: Collection[str] = ()) -> li
     entitlements = ledger.entitlements(contract)
     claims = {claim.id: claim for claim in reversed(contract.claims)}  # of an id that stands twice, the first
     wanted = [flip_of(ledger, contract, claim, entitlements[claim.id]) for claim in reversed(claims.values())]
-    again = {*again, *_citing_a_former_module(ledger, contract)}
     return [flip for flip in wanted if flip and (flip.claim_id in again or not is_written(contract, flip))]
 
 
@@ -126,7 +125,8 @@ class _Task(NamedTuple):
 
 def _plan(task: _Task, ledger: Ledger, one: Loaded, start: Contract) -> WritePlan:
     """The plan for one file. git is asked only where something would change, or a merge brought it together."""
-    again = task.merged.claims.get(one.path, frozenset())
+    again = set(task.merged.claims.get(one.path, ()))
+    again |= set(_citing_a_former_module(ledger, one.contract)) if one.contract else set()
     wanted = flips(ledger, one.contract, again) if one.contract else []
     commits = task.merged.commits if one.path.resolve() in task.merged.files else ()
     joins = [its for commit in commits if (its := committed(start, task.project, commit))]
