@@ -41,7 +41,7 @@ COMMANDS = {
     "validate": ["validate"],
     "status": ["status"],
     "list": ["list"],
-    "gate": ["gate", "--against", "main"],
+    "gate": ["gate", "--against", "main", "--changed"],
     "report": ["report", "-o", "report.html"],
     "report md": ["report", "--format", "md", "-o", "report.md"],
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pv.cli.exit_codes import ExitCode
-from pv.cli.here import project_of
+from pv.cli.here import project_of, tell_empty
 
 if TYPE_CHECKING:
     from pv.contract.project import Project
@@ -150,6 +150,8 @@ def falsify(
         outcome = run_prepared(project, prepared, options, place)
     code = exit_code(outcome, allow_blocked=allow_blocked, check=check, unsound=len(prepared.unsound))
     _print(outcome, output_format, write=write, code=code)
+    if code is ExitCode.NOTHING:
+        _tell_nothing(project, prepared, asked)
     return code
 
 
@@ -235,6 +237,27 @@ def _show(project: Project, problems: Iterable[Diagnostic]) -> None:
         if file.is_file():
             sources[path] = file.read_text("utf-8", "replace")
     render(problems, sources, Format.TEXT, sys.stderr)
+
+
+def _tell_nothing(project: Project, prepared: Prepared, asked: Asked) -> None:
+    """Why nothing was run."""
+    if all(one.contract is None for one in prepared.loaded):
+        tell_empty(project, asked.paths)
+    elif prepared.plan.left_out:
+        costs = ",".join(sorted({left.cost.value for left in prepared.plan.left_out}))
+        click.echo(f"nothing was run: what was chosen costs more than --all runs; add --cost {costs}", err=True)
+    elif prepared.plan.unchecked:
+        first = prepared.plan.unchecked[0]
+        claim, stem = first.claim.id, first.contract.id
+        click.echo(
+            f"nothing was run: no check is registered for what was chosen, {claim} for one; "
+            f"`pv new falsifier {claim} --contract {stem}` writes one",
+            err=True,
+        )
+    else:
+        click.echo(
+            "nothing was run: no claim fits what was asked for; `pv list` shows claims, cells and costs", err=True
+        )
 
 
 def _print(outcome: Outcome, output_format: str, *, write: bool, code: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pv.cli.exit_codes import ExitCode
-from pv.cli.here import project_of
+from pv.cli.here import project_of, tell_empty
 
 if TYPE_CHECKING:
     from pv.contract.graph import Graph
@@ -44,7 +44,7 @@ def graph(paths: tuple[str, ...], style: str, contracts_only: bool, impact: str 
     loaded = load_all(paths, project)
     drawn = Graph.of(open_contracts(loaded))
     if not drawn.contracts:
-        click.echo("no sound contract among what was asked for", err=True)
+        tell_empty(project, paths)
         return ExitCode.NOTHING
     found = rings(drawn.depends)
     if impact is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pv.cli.exit_codes import ExitCode
-from pv.cli.here import project_of
+from pv.cli.here import project_of, tell_empty
 
 if TYPE_CHECKING:
     from pv.falsify.discovery import Checks
@@ -61,6 +61,8 @@ def list_(
         click.echo(as_text(chosen, checks))
     _say_what_could_not_be_read([one.display for one in loaded if one.contract is None])
     click.echo(summary(chosen, rows), err=output_format == "json")
+    if not rows:
+        tell_empty(project, paths)
     return ExitCode.OK if chosen else ExitCode.NOTHING
 
 

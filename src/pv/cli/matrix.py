@@ -8,7 +8,7 @@ import sys
 import click
 
 from pv.cli.exit_codes import ExitCode
-from pv.cli.here import project_of
+from pv.cli.here import project_of, tell_empty
 
 
 @click.command()
@@ -47,4 +47,7 @@ def matrix(paths: tuple[str, ...], claims: bool, output_format: str) -> int:
         put(out, markdown.matrix(lines) + "\n")
     elif lines.lines:
         put(out, safe(of.as_text(lines, shutil.get_terminal_size((120, 24)).columns)) + "\n")
-    return ExitCode.OK if lines.lines else ExitCode.NOTHING
+    if not lines.lines:
+        tell_empty(project, paths)
+        return ExitCode.NOTHING
+    return ExitCode.OK

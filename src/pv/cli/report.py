@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pv.cli.exit_codes import ExitCode
-from pv.cli.here import project_of
+from pv.cli.here import project_of, tell_empty
 
 if TYPE_CHECKING:
+    from pv.contract.project import Project
     from pv.report.story import Story
 
 DEFAULT = "pv-report.html"
@@ -40,24 +41,24 @@ def report(paths: tuple[str, ...], output: str | None, kind: str) -> int:
       pv report --output public/contracts.html contracts/
       pv report --format md >> "$GITHUB_STEP_SUMMARY"
     """
-    story = _story(paths)
+    project = project_of(paths)
+    story = _story(project, paths)
     for path in story.standing.unsound:
         click.echo(f"{path}: not a sound contract, so its claims are not counted; see `pv validate {path}`", err=True)
     if not story.contracts:
-        click.echo("no contract to report on", err=True)
+        tell_empty(project, paths)
         return ExitCode.NOTHING
     content = _html(story) if kind == "html" else _markdown(story)
     return _write(content, output or (DEFAULT if kind == "html" else STDOUT), story)
 
 
-def _story(paths: tuple[str, ...]) -> Story:
+def _story(project: Project, paths: tuple[str, ...]) -> Story:
     from pv import __version__
     from pv.contract.load import load_all
     from pv.evidence.ledger import Ledger
     from pv.falsify.discovery import find_checks
     from pv.report.story import gather
 
-    project = project_of(paths)
     checks = find_checks(project)
     return gather(project, load_all(paths, project), Ledger.open(project, checks), checks, __version__)
 

@@ -7,7 +7,7 @@ import json
 import click
 
 from pv.cli.exit_codes import ExitCode
-from pv.cli.here import project_here
+from pv.cli.here import project_of, tell_empty
 
 
 @click.command()
@@ -29,7 +29,7 @@ def status(paths: tuple[str, ...], output_format: str, short: bool) -> int:
     from pv.falsify.discovery import find_checks
     from pv.report import terminal
 
-    project = project_here()
+    project = project_of(paths)
     found = standing(project, load_all(paths, project), Ledger.open(project, find_checks(project)))
     for path in found.unsound:
         click.echo(f"{path}: not a sound contract, so its claims are not counted; see `pv validate {path}`", err=True)
@@ -37,4 +37,7 @@ def status(paths: tuple[str, ...], output_format: str, short: bool) -> int:
         click.echo(json.dumps(as_data(found), indent=2, ensure_ascii=False))
     else:
         click.echo(terminal.short_status(found) if short else terminal.status(found))
-    return ExitCode.OK if found.contracts else ExitCode.NOTHING
+    if not found.contracts:
+        tell_empty(project, paths)
+        return ExitCode.NOTHING
+    return ExitCode.OK

@@ -155,11 +155,12 @@ def gate(project: Project, wanted: Wanted, listener: Listener) -> GateReport:
     strict = replace(project, profile=Profile.STRICT)
     loaded = load_all((), strict)
     checks = find_checks(strict)
+    versions = _versions(strict, loaded, wanted.against)  # first: a reference that nobody knows ends it before any run
     outcome, refused = _run(strict, loaded, checks, wanted, listener) if wanted.run else (None, "")
     sections = [
         _contracts(strict, checks),
         _records(strict, loaded),
-        _versions(strict, loaded, wanted.against),
+        versions,
         _statuses(loaded),
         _checks(strict, outcome, refused, changed=wanted.changed),
         _debt(strict, loaded, checks, outcome),
