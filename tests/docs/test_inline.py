@@ -17,11 +17,16 @@ TREES = ("benchmarks", "contracts", "docs", "examples", "falsifiers", "fixtures"
 PAGES = [str(path) for path in pages()]
 
 
-def spans(text: str) -> list[str]:
-    """Inline code outside of fenced blocks."""
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
     for block in blocks(text):
         text = text.replace(block.text, "")
-    return SPAN.findall(text)
+    return text.replace("```", "")
+
+
+def spans(text: str) -> list[str]:
+    """Inline code outside of fenced blocks."""
+    return SPAN.findall(prose(text))
 
 
 def complaint(line: str) -> str:
@@ -47,6 +52,12 @@ def complaint(line: str) -> str:
     options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
     unknown = [word for word in options if word not in known and word[:2] not in known]
     return f"no option {', '.join(unknown)} of {context.command_path}" if unknown else ""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_code_in_running_text_stands_on_one_line(name):
+    """Else nobody can copy it, and the tests below would not see it."""
+    assert [line for line in prose((ROOT / name).read_text("utf-8")).splitlines() if line.count("`") % 2] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
