@@ -22,7 +22,7 @@ SECONDS = 600
 VULKAN = "a Vulkan driver"
 WARM = "teacher"  # the world whose commands load torch
 PROGRAMS = {"pv": "-P -m pv", "python": ""}
-INSTALLS = re.compile(r"\b(pip3? install|apt-get|make|uv)\b")
+INSTALLS = re.compile(r"(?:^|[;&|] *|-m )(?:sudo )?(?:pip3? install|apt-get|make|uv)\b")
 _TIMES = re.compile(r"\d+(?:\.\d+)? ?s\b")
 _ELISION = re.compile(r"\.\.\.|…")
 # pytest learns of the plugin from an installation; a checkout that was installed before it had one does not know it.

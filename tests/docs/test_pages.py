@@ -246,6 +246,13 @@ def test_what_needs_an_extra_is_left_out_and_counted(tmp_path):
         followed(block.format("pytest"), tmp_path / "b")
 
 
-def test_nothing_is_installed(tmp_path):
+@pytest.mark.parametrize(
+    "line", ["pip install x", "true && make run", "python -m pip install x", "sudo apt-get install x"]
+)
+def test_nothing_is_installed(line, tmp_path):
     with pytest.raises(BrokenPromiseError, match="would change this machine"):
-        followed("```sh\npip install x\n```\n", tmp_path)
+        followed(f"```sh\n{line}\n```\n", tmp_path)
+
+
+def test_a_word_that_is_no_installation_is_run(tmp_path):
+    assert followed("```sh\necho pv model make\n```\n", tmp_path).ran == {Mark.QUICK: 1}
