@@ -53,9 +53,9 @@ def check(text: str) -> bool:
 
 
 def test_real_files_are_read_so_and_say_the_same(corpus: list[Path]):
-    """All but those with an escape in quotes, a flow mapping, or a block scalar that begins with a deeper line."""
+    """All but those with a flow mapping, or a block scalar that begins with an empty line."""
     others = [path.name for path in corpus if not check(path.read_text("utf-8"))]
-    assert len(others) <= 0.05 * len(corpus), others
+    assert len(others) <= 0.02 * len(corpus), others
 
 
 PLAIN = [
@@ -79,16 +79,16 @@ def test_what_is_plain(text):
 # Every one is YAML that a looser grammar would read wrongly, or no YAML at all.
 NOT_PLAIN = [
     "", "\n", "# c\n", "text\n", "a: b: c\n", "a: b:\n", "a: &x b\n", "a: *x\n", "a: !t b\n", "a: {}\n", "a: {b: c}\n",
-    "a: [b\n  c]\n", "a: [b: c]\n", "a: [[b]]\n", 'a: "\\n"\n', 'a: "b" c\n', 'a: "b\n', "a: 'b\n", "a: |2\n   b\n",
-    "a: |+\n  b\n", "a: |\n\n  b\n", "a: |\n", "a: | # c\n  b\n", "a: >\n  b\n   deeper\n  c\n", "a: |\n  b",
-    "'a': b\n", '"a": b\n', "1: b\n", "on: b\n", "null: b\n", "<<: b\n", "k v: b\n", "? a\n: b\n", "- - a\n",
-    "-\n  a\n", "- \n", "-\n", "a:\n  text\n", "a:\n  'text'\n", "a: b\n  c: d\n", "a: short\n\n  more\n",
-    "a: words of text\n\n  more\n", "a: words of text # c\n  more\n", "a: words of text\n  more: x\n",
-    "a: words of text\n  more # c\n", "a: yes\n  no\n", "a: 12\n  13\n", "a: words of text\nmore\n", "  a: 1\n b: 2\n",
-    "a: 1\n- b\n", "- a\nb: 1\n", "a:\n    b: 1\n  c: 2\n", "--- \na: b\n", "---\na: b\n", "a: b\n---\nc: d\n",
-    "a: b\n...\n", "%YAML 1.2\n---\na: b\n", "a: @b\n", "a: `b`\n", "a: %b\n", "a: ? b\n", "a: - b\n", "a: -\n",
-    "a: ,b\n", "a: ]b\n", "a:\tb\n", "a: b\r\n", "a: b\x85c\n", "a: b\u2028c\n", "\ufeffa: b\n",
-    "a: long words of text  \n", 'a: ["b\\n"]\n', "a: 'one\ntwo'\n",
+    "a: [b\n  c]\n", "a: [b: c]\n", "a: [[b]]\n", 'a: "\\x41"\n', 'a: "b\\n\n  c"\n', 'a: "b" c\n', 'a: "b\n',
+    "a: 'b\n", "a: |2\n   b\n", "a: |+\n  b\n", "a: |\n\n  b\n", "a: |\n", "a: | # c\n  b\n", "a: |\n  b", "'a': b\n",
+    '"a": b\n', "1: b\n", "on: b\n", "null: b\n", "<<: b\n", "k v: b\n", "? a\n: b\n", "- - a\n", "-\n  a\n", "- \n",
+    "-\n", "a:\n  text\n", "a:\n  'text'\n", "a: b\n  c: d\n", "a: short\n\n  more\n", "a: words of text\n\n  more\n",
+    "a: words of text # c\n  more\n", "a: words of text\n  more: x\n", "a: words of text\n  more # c\n",
+    "a: yes\n  no\n", "a: 12\n  13\n", "a: words of text\nmore\n", "  a: 1\n b: 2\n", "a: 1\n- b\n", "- a\nb: 1\n",
+    "a:\n    b: 1\n  c: 2\n", "--- \na: b\n", "---\na: b\n", "a: b\n---\nc: d\n", "a: b\n...\n",
+    "%YAML 1.2\n---\na: b\n", "a: @b\n", "a: `b`\n", "a: %b\n", "a: ? b\n", "a: - b\n", "a: -\n", "a: ,b\n", "a: ]b\n",
+    "a:\tb\n", "a: b\r\n", "a: b\x85c\n", "a: b\u2028c\n", "\ufeffa: b\n", "a: long words of text  \n", 'a: ["b\\n"]\n',
+    "a: 'one\ntwo'\n",
 ]  # fmt: skip
 
 
@@ -126,6 +126,41 @@ texts = st.builds("{}{}".format, lines, st.sampled_from(["\n", "", "\n\n"]))
 @given(texts)
 def test_random_lines_mean_what_the_events_say(text):
     check(text)
+
+
+body = st.lists(
+    st.sampled_from(["", " ", "  ", "   ", "  a", "  b ", "   c", "    d", "  # e", " f", "  -  g", "  h: i"]),
+    max_size=7,
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(["a: {}{}\n", "- {}{}\n", "a:\n- {}{}\n", "- a: {}{}\n"]),
+    st.sampled_from(["|", ">", "|-", ">-"]),
+    body,
+    texts,
+)
+def test_random_block_scalars_mean_what_the_events_say(frame, header, lines, rest):
+    check(frame.format(header, "\n".join(["", *lines])) + rest)
+
+
+quoted = st.lists(
+    st.sampled_from(
+        ["a", "''", '\\"', "\\\\", "\\n", "\\t", "\\x41", "\\", "\n", "\n ", " \n  ", "\n\n  ", "#", " ", ": "]
+    )
+).map("".join)
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(["a: {}\n", "- {}\n", "- a: {}\n  b: c\n"]),
+    st.sampled_from("'\""),
+    quoted,
+    st.sampled_from(["", " # c", "#", " x"]),
+)
+def test_random_quoted_scalars_mean_what_the_events_say(frame, quote, inner, behind):
+    check(frame.format(quote + inner + quote + behind))
 
 
 @settings(max_examples=200)

@@ -8,18 +8,14 @@ judges it; where thresholds do, new words are a clarification.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from pv.contract.claims import Claim, Contract, Obligation, Threshold, equation_name, text_of
-from pv.contract.vocabulary import Bump
+from pv.contract.vocabulary import SEMVER, Bump
 
-SEMVER = re.compile(
-    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
-)
 UNSETTLED = frozenset({"DRAFT", "PROPOSED"})  # documents that have promised nothing yet
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum, StrEnum
 from typing import NamedTuple
+
+# MAJOR.MINOR.PATCH, with a pre-release and a build where there are any (semver.org).
+SEMVER = re.compile(
+    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
+)
 
 
 class Status(StrEnum):

@@ -5,30 +5,29 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from functools import cache
 from typing import TextIO
 
 # Control characters, marks that end or reorder a line, and halves of surrogate pairs: they could repaint a terminal,
-# show a reviewer another order than the bytes have, or fail to encode.
-_UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# show a reviewer another order than the bytes have, or fail to encode. None of them is printable.
+_UNSAFE = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 # What XML 1.0 can hold (production 2), less what `safe` already replaced.
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def safe(text: str) -> str:
     """`text` with every character that could do harm written as an escape such as `\\x1b`. Line ends and tabs stay."""
-    return _UNSAFE.sub(_escape, text)
+    return text if text.isprintable() else _pattern(_UNSAFE).sub(_escape, text)
 
 
 def one_line(text: str) -> str:
     """`safe(text)` with its line ends and tabs as spaces."""
-    if text.isprintable():  # most are, and need no search for what is unsafe
-        return " ".join(text.split())
     return " ".join(safe(text).split())
 
 
 def xml_safe(text: str) -> str:
     """`safe(text)` without the characters that XML 1.0 cannot hold even as a reference."""
-    return _NOT_XML.sub("\ufffd", safe(text))
+    return _pattern(_NOT_XML).sub("\ufffd", safe(text))
 
 
 def put(stream: TextIO, text: str, errors: str = "backslashreplace") -> None:
@@ -41,6 +40,11 @@ def put_json(stream: TextIO, data: object) -> None:
     """Write `data` as indented JSON and a line end, in ASCII unless the stream is UTF-8. Refuses NaN."""
     is_utf8 = codecs.lookup(getattr(stream, "encoding", None) or "utf-8").name == "utf-8"
     stream.write(json.dumps(data, ensure_ascii=not is_utf8, indent=2, allow_nan=False) + "\n")
+
+
+@cache  # not at the top: such a set of characters takes 2 ms to compile, and most texts never need it
+def _pattern(characters: str) -> re.Pattern[str]:
+    return re.compile(characters)
 
 
 def _escape(match: re.Match[str]) -> str:

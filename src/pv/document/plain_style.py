@@ -33,8 +33,9 @@ _LINE: Final = re.compile(
     re.MULTILINE,
 )
 _NO_PLAIN_START: Final = frozenset("?:,[]{}&*!|>'\"%@`#")  # of a `-` it depends on what follows
-_QUOTED: Final = re.compile(r"""("[^"\\]*"|'[^']*+(?:''[^']*+)*+')(?: +#.*| *)(?:$|\Z)""", re.MULTILINE)
-_BREAKS: Final = re.compile(r"\n(\n*)")
+_QUOTED: Final = re.compile(r"""("(?:[^"\\]|\\["\\nt])*+"|'[^']*+(?:''[^']*+)*+')(?: +#.*| *)(?:$|\Z)""", re.MULTILINE)
+_ESCAPED: Final = {r"\n": "\n", r"\t": "\t", r"\"": '"', "\\\\": "\\"}
+_ESCAPE: Final = re.compile(r"""\\["\\nt]""")
 _BREAKS_AND_BLANKS: Final = re.compile(r" *\n([ \n]*)")  # between quotes, blanks at both ends of a line mean nothing
 _BLOCK_HEADER: Final = re.compile(r"([|>])(-?) *\n( +)(?=[^ \n])")
 _FLOW: Final = re.compile(r'\[ *(?:(?:"[^"\\]*"|[\w./-]+)(?: *, *(?:"[^"\\]*"|[\w./-]+))* *)?\](?= *\Z)', re.ASCII)
@@ -241,12 +242,16 @@ class _Read(NamedTuple):
 
 
 def _quoted(text: str, start: int, margin: int) -> _Read | None:
-    """The quoted scalar that begins at `start`; None where it has an escape."""
+    """The quoted scalar that begins at `start`; None where it has another escape than the four of everyday."""
     match = _QUOTED.match(text, start)
     if match is None:
         return None
     value, end = match[1][1:-1], match.end(1)
     lines = value.split("\n")
+    if "\\" in value and text[start] == '"':
+        if len(lines) > 1:
+            return None
+        value = _ESCAPE.sub(lambda found: _ESCAPED[found[0]], value)
     if len(lines) > 1:
         indents = [len(line) - len(line.lstrip(" ")) for line in lines[1:] if line.strip(" ")]
         if min(indents, default=margin + 1) <= margin:
@@ -256,7 +261,7 @@ def _quoted(text: str, start: int, margin: int) -> _Read | None:
 
 
 def _block(text: str, start: int, margin: int) -> _Read | None:
-    """The block scalar whose header stands at `start`; None where its first line is empty, or where it folds oddly."""
+    """The block scalar whose header stands at `start`; None where its first line is empty."""
     header = _BLOCK_HEADER.match(text, start)
     if header is None:
         return None
@@ -280,12 +285,21 @@ def _block(text: str, start: int, margin: int) -> _Read | None:
     skipped = len(lines)
     while not lines[-1]:
         lines.pop()
-    value = "\n".join(lines)
-    if style == ">":
-        if any(line.startswith(" ") for line in lines):
-            return None
-        value = _BREAKS.sub(_folded, value)
+    value = "\n".join(lines) if style == "|" else _folded_block(lines)
     return _Read(value + ("" if strip else "\n"), at, at, skipped)
+
+
+def _folded_block(lines: list[str]) -> str:
+    """The lines of a folded scalar; a line end beside a deeper line is kept (YAML 1.2.2, 8.1.3)."""
+    pieces, before, breaks = [lines[0]], lines[0], 1
+    for line in lines[1:]:
+        if not line:
+            breaks += 1
+            continue
+        kept = breaks if before[0] == " " or line[0] == " " else breaks - 1
+        pieces += ("\n" * kept or " ", line)
+        before, breaks = line, 1
+    return "".join(pieces)
 
 
 def _folded(match: re.Match[str]) -> str:

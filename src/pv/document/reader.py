@@ -16,7 +16,7 @@ import yaml
 from pv.diagnostics.model import Diagnostic, Severity, Span
 from pv.document import ambiguity, plain_style
 from pv.document.ambiguity import Ambiguity
-from pv.document.build import Built, Refused, build
+from pv.document.build import CLOSE, Built, Refused, build
 from pv.document.events import count_events, events
 from pv.document.limits import LIMITS, Limits, Unreadable
 from pv.document.positions import Lines, Loc, Node, Places, ScalarInfo
@@ -252,13 +252,14 @@ class Document:
         suspects = dict(ambiguity.trailing_comments(self.text))
         if not suspects:
             return []
-        found = []
-        for index, code in self._places.entries():
-            comment = suspects.get(self._built.tape[index + 1]) if code >= 0 else None
-            if comment is not None:
+        tape, found, index = self._built.tape, [], 0
+        while index < len(tape):  # `Places.entries`, without a generator between: half the time
+            code = tape[index]
+            if code >= 0 and (comment := suspects.get(tape[index + 1])) is not None:
                 start, end = self._places.bare(index)
                 if ambiguity.is_cut(self.text[start:end], comment):
                     found.append((index, comment))
+            index += 2 if code >= 0 or code == CLOSE else 3
         return found
 
     def _cut(self, index: int, comment: str) -> Ambiguity:

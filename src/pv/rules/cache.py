@@ -8,8 +8,6 @@ rules about evidence always run again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +49,8 @@ class Cache:
     @classmethod
     def open(cls, project: Project) -> Cache:
         """The project's cache; an empty one where it is absent, foreign or damaged."""
+        import json  # not at the top, nor below: a call that remembers nothing needs neither of them
+
         file, identity = project.cache / FILE_NAME, _identity(project)
         try:
             content = json.loads(file.read_bytes())
@@ -67,7 +67,11 @@ class Cache:
 
     def key(self, content: bytes) -> str:
         """What names a content here; nothing needs a name in a cache that remembers nothing."""
-        return hashlib.sha256(content).hexdigest() if self._file is not None else ""
+        if self._file is None:
+            return ""
+        import hashlib
+
+        return hashlib.sha256(content).hexdigest()
 
     def get(self, path: Path, display: str, sha256: str) -> Remembered | None:
         """What was found in the file when it had this content; None when that cannot be relied on."""
@@ -94,6 +98,7 @@ class Cache:
         """Write the cache, atomically. A folder that cannot be written is no reason to fail."""
         if self._file is None or not (self._new or self._changed):
             return
+        import json
         import tempfile  # costs as much as reading ten contracts, and most calls write nothing
 
         # Files of other calls stay remembered, so that checking one file does not forget the others.
@@ -113,6 +118,8 @@ class Cache:
 
 def _identity(project: Project) -> str:
     """What else decides what is found in a file: the tool and the settings that rules read."""
+    import hashlib
+
     digest = hashlib.sha256(f"{__version__}\n".encode())
     package = Path(__file__).parent.parent
     for room in _ROOMS:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 
 from pv.contract.claims import FALSIFIERS, texts_of
-from pv.contract.meaning import accepted
 from pv.rules.finding import Finding, Loc, text
 from pv.rules.view import HARNESSES, OBLIGATIONS, Entry, View
 
@@ -154,6 +153,8 @@ def empty_shells(view: View) -> Iterator[Finding]:
 
 def undecided_thresholds(view: View) -> Iterator[Finding]:
     """A bound that nothing can meet, or that everything meets, decides nothing."""
+    from pv.contract.meaning import accepted  # not at the top: few files have thresholds
+
     contract = view.loaded.contract
     for claim in contract.claims if contract is not None else ():
         for name, threshold in claim.thresholds.items():

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pv.contract.claims import Contract, text_of
-from pv.contract.meaning import Change, compare, demanded, least_version, numbers_of
 from pv.contract.vocabulary import Bump
 from pv.diagnostics.model import TextEdit
 from pv.rules.finding import WARNING, Finding
 from pv.rules.view import View
+
+if TYPE_CHECKING:
+    from pv.contract.meaning import Change
+
+# The meaning of a change is imported where it is used: most calls compare with no other version.
 
 _VERSION = ("metadata", "version")
 
 
 def too_small_a_bump(view: View, old: Contract) -> Iterator[Finding]:
     """The version says less than the change of meaning demands."""
+    from pv.contract.meaning import compare, demanded, least_version, numbers_of
+
     new = view.loaded.contract
     before = numbers_of(old.metadata.version)
     after = numbers_of(new.metadata.version) if new is not None else None
@@ -40,6 +47,8 @@ def too_small_a_bump(view: View, old: Contract) -> Iterator[Finding]:
 
 def backwards(view: View, old: Contract) -> Iterator[Finding]:
     """A version below the one before it."""
+    from pv.contract.meaning import numbers_of
+
     new = view.loaded.contract
     before = numbers_of(old.metadata.version)
     after = numbers_of(new.metadata.version) if new is not None else None

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from datetime import date
 
 from pv.contract.claims import ALIASES
-from pv.contract.meaning import SEMVER
 from pv.contract.near import nearest
-from pv.contract.vocabulary import ClaimKind
+from pv.contract.vocabulary import SEMVER, ClaimKind
 from pv.diagnostics.model import TextEdit
 from pv.rules.finding import WARNING, Finding, Loc, text
 from pv.rules.view import FALSIFIERS, OBLIGATIONS, View
