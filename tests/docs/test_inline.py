@@ -10,10 +10,11 @@ import click
 import pytest
 
 from pv.cli.main import pv
-from tests.docs.pages import ROOT, blocks, pages
+from tests.docs.pages import ROOT, Mark, blocks, pages, steps
 
 SPAN = re.compile(r"(?<!`)`(?!`)([^`\n]+)`(?!`)")
 TREES = ("benchmarks", "contracts", "docs", "examples", "falsifiers", "fixtures", "schemas", "scripts", "src", "tests")
+DEFAULTS = {"parity check": "parity teacher"}  # a command that need not be named
 PAGES = [str(path) for path in pages()]
 
 
@@ -117,6 +118,23 @@ def test_a_command_that_does_not_exist_is_seen(line, said):
 
 def test_spans_are_found_outside_of_blocks(tmp_path):
     assert spans("a `pv x` b\n```text\n`pv y`\n```\n``pv z``\n") == ["pv x"]
+
+
+def test_every_command_of_the_program_is_run_on_some_page():
+    lines = [
+        command.line
+        for name in PAGES
+        for step in steps((ROOT / name).read_text("utf-8"), name)
+        for command in step.commands
+        if step.mark is not Mark.NEVER
+    ]
+    context = click.Context(pv, info_name="pv")
+    for name in pv.list_commands(context):
+        command = pv.get_command(context, name)
+        parts = [f"{name} {part}" for part in command.commands] if isinstance(command, click.Group) else [name]
+        for path in parts:
+            said = DEFAULTS.get(path, path)
+            assert any(f"pv {said}" in line for line in lines), f"no page runs `pv {path}`"
 
 
 def test_the_pages_are_many():
