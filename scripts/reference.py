@@ -11,6 +11,7 @@ import inspect
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -343,6 +344,38 @@ def settings() -> str:
     )
 
 
+EXTRAS = {
+    "engine": "the engine on a CPU: `pv run`, `trace`, `diff`, `bisect`, `distill`",
+    "gpu": "Vulkan through wgpu, and what tells of NVIDIA cards; CUDA itself comes with torch",
+    "gguf": "quantized files: `pv model convert`, `pv kld`",
+    "oracle": "Transformers, the independent code that captures are compared with",
+    "peers": "llama.cpp, to compare quantized products with",
+    "report": "plots and the HTML of `pv report`",
+    "ray": "checks on several machines",
+    "sign": "signatures on evidence, by a key or an identity",
+    "watch": "`pv validate --watch`",
+    "docs": "`make docs`",
+    "dev": "tests, types, lint",
+}
+
+
+def extras() -> str:
+    project = tomllib.loads((FOLDER.parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    names = project["optional-dependencies"]
+    rows = [(code(name), EXTRAS[name], ", ".join(map(code, packages))) for name, packages in names.items()]
+    return "\n".join(
+        [
+            "# Installation\n",
+            f"`pip install {project['name']}` brings the contract side: validating, running checks, evidence, the "
+            f"gate. It needs Python {project['requires-python'].removeprefix('>=')} or later and no torch. Everything "
+            f"else is an extra: `pip install '{project['name']}[engine,gguf]'`. In a checkout `make run` or `make test` "
+            "builds `.venv` with all that the tests need, and `pv` is `.venv/bin/pv`.\n",
+            table(("extra", "for", "packages"), rows),
+            "Where an extra is missing, a command that needs it says which.\n",
+        ]
+    )
+
+
 def record() -> str:
     from pv.evidence import record as room
 
@@ -478,6 +511,7 @@ def defects() -> str:
 
 def index() -> str:
     rows = [
+        ("[Installation](installation.md)", "extras, and what each is for"),
         ("[Commands](commands.md)", "every command and option"),
         ("[Exit codes](exit-codes.md)", "what a finished `pv` tells the shell"),
         ("[Rules](rules.md)", "what `pv validate` looks for, why, and how to mend it"),
@@ -494,6 +528,7 @@ def index() -> str:
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "index.md": index,
+    "installation.md": extras,
     "commands.md": commands,
     "exit-codes.md": exit_codes,
     "rules.md": rules,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -90,6 +91,12 @@ def test_kinds_of_fields(reference):
     entry = reference.kind({"type": "array", "items": {"$ref": "#/$defs/CellShape"}})
     assert entry == "list, each [an entry of requires.cells](#an-entry-of-requirescells)"
     assert reference.kind({}) == "anything"
+
+
+def test_every_extra_says_what_it_is_for(reference):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert set(reference.EXTRAS) == set(project["optional-dependencies"])
+    assert f"pip install {project['name']}" in reference.extras()
 
 
 def test_every_meaning_of_the_claim_is_told(reference):
