@@ -368,8 +368,8 @@ def extras() -> str:
             "# Installation\n",
             f"`pip install {project['name']}` brings the contract side: validating, running checks, evidence, the "
             f"gate. It needs Python {project['requires-python'].removeprefix('>=')} or later and no torch. Everything "
-            f"else is an extra: `pip install '{project['name']}[engine,gguf]'`. In a checkout `make run` or `make test` "
-            "builds `.venv` with all that the tests need, and `pv` is `.venv/bin/pv`.\n",
+            f"else is an extra: `pip install '{project['name']}[engine,gguf]'`. In a checkout `make run` or "
+            "`make test` builds `.venv` with all that the tests need, and `pv` is `.venv/bin/pv`.\n",
             table(("extra", "for", "packages"), rows),
             "Where an extra is missing, a command that needs it says which.\n",
         ]
