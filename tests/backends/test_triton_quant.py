@@ -61,6 +61,25 @@ def test_activations_are_bit_for_bit_the_references(kind: WeightType, columns: i
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_product_beside_a_half_is_rounded_before_it_is_a_code(kind: WeightType) -> None:
+    """Contracted with the addition behind it, it would not be: the code would be the exact product's."""
+    extreme = np.float32(3.7)
+    inverse = np.float32(-127 if ACTIVATIONS[kind] == "Q8_K" else 127) / extreme
+    halves = (np.arange(126, dtype=np.float32) + np.float32(0.5)) / np.abs(inverse)
+    steps = np.arange(-3, 4, dtype=np.int32)
+    near = (halves.astype(np.float32).view(np.int32)[:, None] + steps).view(np.float32).reshape(-1)
+    rounded, exact = near * inverse, near.astype(np.float64) * np.float64(inverse)
+    near = near[np.rint(rounded) != np.rint(exact)]
+    assert len(near) > 9, "no value tells the two apart"
+    x = np.zeros((1, 512), np.float32)
+    x[0, : len(near)] = near[:512]
+    x[0, ::32] = extreme
+    x = torch.from_numpy(x).to(DEVICE)
+    want, got = (make(x, ACTIVATIONS[kind]) for make in (by_reference, triton_quant.quantize_activations))
+    assert torch.equal(got.codes.view(torch.int8), want.codes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rows", "columns", "count"), [(7, 256, 1), (37, 768, 3), (4, 2560, 1)])
 def test_product_is_the_references_up_to_the_order_of_additions(
     kind: WeightType, rows: int, columns: int, count: int

@@ -52,9 +52,9 @@ def _norm_codes(
     product = tl.load(gain + part, mask=part < H, other=0.0) * (tl.load(x + part, mask=part < H, other=0.0) * scale)
     tl.store(out + part, product, mask=part < H)
     if SUPER:
-        round_q8_k(product, start, codes, scales, sums)
+        round_q8_k(product, start, codes, scales, sums, CARD)
     else:
-        round_q8_0(product, start, H - start, codes, scales)
+        round_q8_0(product, start, H - start, codes, scales, CARD)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -105,9 +105,9 @@ def _silu_multiply_codes(
     product = smooth * tl.load(up + at, mask=at < F, other=0.0)
     tl.store(out + at, product, mask=at < F)
     if SUPER:
-        round_q8_k(product, start, codes, scales, sums)
+        round_q8_k(product, start, codes, scales, sums, CARD)
     else:
-        round_q8_0(product, start, F - start, codes, scales)
+        round_q8_0(product, start, F - start, codes, scales, CARD)
 
 
 class _Promise(NamedTuple):

@@ -216,6 +216,15 @@ def _nearest(x):
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _times(x, y, CARD: tl.constexpr):
+    """x times y, rounded. Followed by an addition, a plain product would be contracted with it and not be rounded:
+    where it lies beside a half, the code would be another one than the reference's."""
+    if CARD:
+        return tl.inline_asm_elementwise("mul.rn.f32 $0, $1, $2;", "=f,f,f", [x, y], tl.float32, is_pure=True, pack=1)
+    return x * y
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _dot(codes, x, CARD: tl.constexpr, SIGNED: tl.constexpr):
     """The four bytes of one word times those of the other, summed; codes are signed where SIGNED, x always is."""
     if CARD:
@@ -241,8 +250,8 @@ def begin(CARD: tl.constexpr):
         tl.extra.cuda.gdc_wait()
 
 
-@triton.jit
-def round_q8_k(value, start, codes, scales, sums):
+@triton.jit  # type: ignore[untyped-decorator]
+def round_q8_k(value, start, codes, scales, sums, CARD: tl.constexpr):
     """One block of 256 activations that begin at `start`: the extreme becomes -127."""
     at = tl.arange(0, 256)
     size = tl.abs(value)
@@ -253,15 +262,15 @@ def round_q8_k(value, start, codes, scales, sums):
     inverse = tl.div_rn(-127.0, extreme)
     dead = (tl.abs(inverse) == float("inf")) | (inverse != inverse)
     inverse = tl.where(dead, 0.0, inverse)
-    code = tl.minimum(_nearest(value * inverse), 127.0).to(tl.int32)
+    code = tl.minimum(_nearest(_times(value, inverse, CARD)), 127.0).to(tl.int32)
     scale = tl.where(dead, 0.0, tl.div_rn(1.0, tl.where(dead, 1.0, inverse)))
     tl.store(codes + start + at, code.to(tl.int8))
     tl.store(scales + start // 256, tl.where(broken, float("nan"), scale))
     tl.store(sums + start // 16 + tl.arange(0, 16), tl.sum(tl.reshape(code, (16, 16)), axis=1))
 
 
-@triton.jit
-def round_q8_0(value, start, left, codes, scales):
+@triton.jit  # type: ignore[untyped-decorator]
+def round_q8_0(value, start, left, codes, scales, CARD: tl.constexpr):
     """Eight blocks of 32 activations (256,) that begin at `start`, by 127 / max; the scale is rounded to float16.
     `left`: how many activations of the row there are from `start` on."""
     value = tl.reshape(value, (8, 32))
@@ -273,7 +282,7 @@ def round_q8_0(value, start, left, codes, scales):
     largest = tl.max(tl.abs(value), axis=1)
     inverse = tl.div_rn(127.0, tl.where(largest > 0, largest, 127.0))
     inverse = tl.where((largest > 0) & (inverse != float("inf")), inverse, 0.0)
-    code = _nearest(value * inverse[:, None])
+    code = _nearest(_times(value, inverse[:, None], CARD))
     tl.store(codes + start + at, code.to(tl.int32).to(tl.int8), mask=at < left)
     scale = tl.div_rn(largest, 127.0).to(tl.float16).to(tl.float32)
     tl.store(scales + start // 32 + block, tl.where(broken, float("nan"), scale), mask=block * 32 < left)
@@ -288,9 +297,9 @@ def _to_codes(x, codes, scales, sums, K, SUPER: tl.constexpr, CARD: tl.constexpr
     at = tl.arange(0, 256)
     value = tl.load(x + start + at, mask=first + at < K, other=0.0)
     if SUPER:
-        round_q8_k(value, start, codes, scales, sums)
+        round_q8_k(value, start, codes, scales, sums, CARD)
     else:
-        round_q8_0(value, start, K - first, codes, scales)
+        round_q8_0(value, start, K - first, codes, scales, CARD)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -159,13 +159,15 @@ def bench(weights: Weights, prompt: Sequence[int], steps: int = STEPS, progress:
         cpu.close()
 
 
-def measure(backend: str, on: Bench, defect: Defect, device: str = "cuda") -> Row:
-    """Plant one defect and see who notices. A backend that cannot even open with it has failed, which the gate sees."""
+def measure(backend: str, on: Bench, defect: Defect, device: str = "cuda", kind: Kind = Kind.CUDA) -> Row:
+    """Plant one defect and see who notices. A backend that cannot even open with it has failed, which the gate sees.
+
+    `kind`: of the healthy session, whose bounds a session that does not open is shown with.
+    """
     try:
         test = defect.open(backend, on.weights, device=device)
     except Exception as problem:
         line = f"unavailable: {problem}"
-        kind = Kind.WGPU if backend == "wgpu" else Kind.CUDA
         return Row(defect.name, defect.title, _figures(()), line, line, ("lockstep",), kind)
     kind = kind_of(test.facts)
     try:
@@ -220,7 +222,7 @@ def power(
     rows = []
     for number, defect in enumerate(defects):
         progress(len(prompts) + number, total, defect.name)
-        rows.append(measure(backend, on, defect, device))
+        rows.append(measure(backend, on, defect, device, kind))
     return Power(facts, kind, on.steps, len(on.prompt), deep_with(backend, on, None, device), tuple(rows), healthy)
 
 
