@@ -131,10 +131,11 @@ def command(config_file, output, stage="train"):
     ]
 
 
-def killed_runs(tmp_path, corpus, teacher, kills):
+def killed_runs(tmp_path, corpus, teacher, kills, same=None, **settings):
+    """`same(resumed, straight)` compares two output folders; without it their weights are equal in every byte."""
     from tests.distill.conftest import write_config
 
-    file = write_config(tmp_path, corpus, teacher=str(teacher), epochs=10, checkpoint_every=3)
+    file = write_config(tmp_path, corpus, teacher=str(teacher), epochs=10, checkpoint_every=3, **settings)
     config = load_config(file)
     cache = precompute(config, prepare(config))
     straight = tmp_path / "straight"
@@ -154,7 +155,26 @@ def killed_runs(tmp_path, corpus, teacher, kills):
         process.send_signal(signal.SIGKILL)
         process.wait()
         subprocess.run(command(file, out), check=True, capture_output=True, env=environment)
-        assert weights(out) == weights(straight), f"kill {number}"
+        if same:
+            same(out, straight)
+        else:
+            assert weights(out) == weights(straight), f"kill {number}"
+
+
+def same_on_a_card(resumed, straight):
+    """The bound that docs/distillation.md states; a resume without AdamW's moments is 0.009 nats off on the CPU."""
+    losses = [json.loads((out / "epoch-010/metadata.json").read_text())["val_loss"] for out in (resumed, straight)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+    a, b = (load_file(out / "student" / "model.safetensors") for out in (resumed, straight))
+    apart = sum(float((a[name].double() - b[name].double()).square().sum()) for name in a)
+    assert apart <= 1e-6 * sum(float(b[name].double().square().sum()) for name in b)
+
+
+@pytest.mark.gpu
+def test_killed_and_resumed_on_a_card_stays_within_the_stated_bound(tmp_path, corpus, teacher):
+    if not torch.cuda.is_available():
+        (pytest.fail if os.environ.get("PV_REQUIRE_GPU") else pytest.skip)("no CUDA card here")
+    killed_runs(tmp_path, corpus, teacher, 2, same_on_a_card, device="cuda", precision="bfloat16")
 
 
 def test_killed_and_resumed_is_byte_identical(tmp_path, corpus, teacher):
