@@ -50,7 +50,7 @@ class Tuning(NamedTuple):
 # A GPU wants coalesced lanes and many bytes in flight; a software driver wants few lanes, since barriers cost it dearly
 # (decoding the tiny teacher on lavapipe: 6.7 ms with these, 10.7 ms with one lane, 27 ms with the GPU's).
 HARDWARE = Tuning(
-    matvec=(128, 1), rows=2, blocks=(64, 2), block_rows=2, reduce=(256, 1), splits=8, first=8, batch=64
+    matvec=(128, 1), rows=1, blocks=(32, 4), block_rows=2, reduce=(256, 1), splits=8, first=8, batch=64
 )  # fmt: skip
 SOFTWARE = Tuning(
     matvec=(8, 4), rows=4, blocks=(8, 4), block_rows=4, reduce=(1, 8), splits=1, first=1 << 30, batch=1 << 30

@@ -77,8 +77,10 @@ def tf32(_: ModelSpec) -> Recipe:
     for axis in "xyzw":
         edits.append(("matmul", f"w[rows.{axis} + k];", f"tf32(w[rows.{axis} + k]);"))
         edits.append(("matmul", f"x[tokens.{axis} + k];", f"tf32(x[tokens.{axis} + k]);"))
-    edits.append(("matvec", "x[source + k];", "tf32(x[source + k]);"))
-    edits.append(("matvec", "fma(w[row * INNER + k], value", "fma(tf32(w[row * INNER + k]), value"))
+    edits += [
+        ("matvec", load, load.replace("= ", "= tf32(").replace(";", ");")) for load in (*_LOADS_OF_X, *_LOADS_OF_W)
+    ]
+    edits.append(("matvec", "fma(w[row * INNER + k], tail", "fma(tf32(w[row * INNER + k]), tail"))
     return edited(*edits)
 
 
@@ -91,7 +93,7 @@ def int8(_: ModelSpec) -> Recipe:
     edits += [("matmul", f"x[tokens.{a} + k];", f"int8(x[tokens.{a} + k], scale_{a});") for a in "xyzw"]
     head = "    var sums: array<vec4<f32>, ROWS>;"
     edits.append(("matvec", head, _scale("source", "x") + head))
-    edits.append(("matvec", "let value = x[source + k];", "let value = int8(x[source + k], scale_x);"))
+    edits += [("matvec", load, load.replace("= ", "= int8(").replace(";", ", scale_x);")) for load in _LOADS_OF_X]
     edits.append(("quantize", _OF_A_BLOCK, "for (var k = 4u * t * PIECES; k < 4u * (t + 1u) * PIECES; k++)"))
     return edited(*edits)
 
@@ -113,6 +115,8 @@ def tile_edge(length: int) -> Planted:
 
 
 _ENTRY = "@compute @workgroup_size"
+_LOADS_OF_X = ("let value = x[source + k];", "let other = x[source + k + LANES];", "let tail = x[source + k];")
+_LOADS_OF_W = ("let one = w[at];", "let more = w[at + LANES];")
 _OF_A_BLOCK = "for (var k = 4u * block; k < 4u * (block + SHARE); k++)"
 
 OTHER_HEADS = shader(

@@ -1,6 +1,7 @@
 // y[row] = sum over k of w[row, k] x[last token, k]: the product of decoding, bound by the bytes of w.
-// A workgroup has TEAMS teams of LANES lanes; a team takes ROWS rows and walks k side by side, so that every load of w is
-// 16 bytes a lane, coalesced, and each x is used ROWS times. Four sums for each row and lane; then a tree over the lanes.
+// A workgroup has TEAMS teams of LANES lanes; a team takes ROWS rows and walks k side by side, two steps at a time, so that
+// every load of w is 16 bytes a lane, coalesced, and two for each row are under way. Four sums for each row and lane; then
+// a tree over the lanes.
 // Constants: INNER (vec4 per row of w), LANES (a power of two), TEAMS, ROWS, SPAN (workgroups along x).
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<f32>>;           // (rows, INNER)
@@ -17,11 +18,22 @@ fn main(@builtin(local_invocation_id) id: vec3<u32>, @builtin(workgroup_id) grou
     let first = ((group.y * SPAN + group.x) * TEAMS + id.y) * ROWS;
     let source = (step.tokens - 1u) * INNER;
     var sums: array<vec4<f32>, ROWS>;
-    for (var k = lane; k < INNER; k += LANES) {
+    var k = lane;
+    for (; k + LANES < INNER; k += 2u * LANES) {
         let value = x[source + k];
+        let other = x[source + k + LANES];
         for (var r = 0u; r < ROWS; r++) {
-            let row = min(first + r, chunk.rows - 1u);  // beyond the edge the last row again; not stored
-            sums[r] = fma(w[row * INNER + k], value, sums[r]);
+            let at = min(first + r, chunk.rows - 1u) * INNER + k;  // beyond the edge the last row again; not stored
+            let one = w[at];
+            let more = w[at + LANES];
+            sums[r] = fma(more, other, fma(one, value, sums[r]));
+        }
+    }
+    if (k < INNER) {
+        let tail = x[source + k];
+        for (var r = 0u; r < ROWS; r++) {
+            let row = min(first + r, chunk.rows - 1u);
+            sums[r] = fma(w[row * INNER + k], tail, sums[r]);
         }
     }
     let base = id.y * ROWS * LANES + lane;

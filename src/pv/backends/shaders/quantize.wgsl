@@ -37,6 +37,17 @@ fn halved(value: f32) -> f32 {
     return sign(value) * bitcast<f32>(select(rounded, EXPONENT, rounded > 0x477fe000u));
 }
 
+// The first of the values from vec4 `start` of x on, a block, that has this magnitude.
+fn first_of(size: f32, start: u32) -> f32 {
+    for (var k = start; k < start + 4u * SHARE; k++) {
+        let four = x[k];
+        for (var i = 0u; i < 4u; i++) {
+            if (abs(four[i]) == size) { return four[i]; }
+        }
+    }
+    return size;
+}
+
 fn coded(at: u32, inverse: f32) -> vec4<i32> { return min(vec4<i32>(round(x[at] * inverse)), vec4(127)); }
 
 @compute @workgroup_size(64)
@@ -45,20 +56,27 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let t = id.y;
     if (piece >= PIECES || t >= step.tokens) { return; }
     let block = t * PIECES + piece / SHARE * SHARE;
-    var extreme = 0.0;  // the first value of the largest magnitude
-    var whole = true;
+    var sizes: vec4<u32>;  // bits of magnitudes: as integers they have the order of the numbers
+    var top: vec4<f32>;
+    var low: vec4<f32>;
     for (var k = 4u * block; k < 4u * (block + SHARE); k++) {
         let four = x[k];
-        for (var i = 0u; i < 4u; i++) {
-            whole = whole && finite(four[i]);
-            if (abs(four[i]) > abs(extreme)) { extreme = four[i]; }
-        }
+        sizes = max(sizes, bitcast<vec4<u32>>(four) & vec4(0x7fffffffu));
+        top = max(top, four);
+        low = min(low, four);
     }
+    let size = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
+    let whole = size < EXPONENT;
+    let largest = bitcast<f32>(select(0u, size, whole));
     let wide = SHARE == 16u;
-    let raw = over(127.0, select(abs(extreme), -extreme, wide));
-    let dead = extreme == 0.0 || !finite(raw);
+    let above = max(max(top.x, top.y), max(top.z, top.w)) == largest;
+    let below = min(min(low.x, low.y), min(low.z, low.w)) == -largest;
+    var extreme = select(-largest, largest, above);
+    if (wide && above && below && largest > 0.0) { extreme = first_of(largest, 4u * block); }
+    let raw = over(127.0, select(largest, -extreme, wide));
+    let dead = largest == 0.0 || !finite(raw);
     let inverse = select(raw, 0.0, dead);
-    let scale = select(over(abs(extreme), 127.0), select(over(1.0, raw), 0.0, dead), wide);
+    let scale = select(over(largest, 127.0), select(over(1.0, raw), 0.0, dead), wide);
     let at = t * PIECES + piece;
     var packed: vec4<u32>;
     var sum = vec4<i32>();
