@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_yaml import Written, documents
@@ -16,14 +17,14 @@ from pv.document import events, plain_style, reader
 from pv.document.build import Built, build
 from pv.document.limits import LIMITS, Limits, Unreadable
 
-if events.CParser is None:
-    pytest.skip("without libyaml nothing is read line by line: there is nobody to confirm it", allow_module_level=True)
-
 
 def by_events(text: str) -> Built:
+    """What the parser's events say; it must take the text to its end, as one document."""
     get_event = events.events(text.encode())
-    get_event(), get_event()  # the stream and the document begin
-    return build(get_event, LIMITS)
+    assert [type(get_event()), type(get_event())] == [yaml.StreamStartEvent, yaml.DocumentStartEvent]
+    built = build(get_event, LIMITS)
+    assert [type(get_event()), type(get_event())] == [yaml.DocumentEndEvent, yaml.StreamEndEvent], text
+    return built
 
 
 def containers(data: Any, loc: tuple[str | int, ...] = ()) -> dict[int, tuple[str | int, ...]]:
@@ -44,11 +45,11 @@ def comparable(built: Built) -> dict[str, object]:
 
 
 def check(text: str) -> bool:
-    """Whether `text` was read line by line; what libyaml confirms must be what its events say."""
-    plain = plain_style.build(text, LIMITS)
-    if plain is None or plain.events != events.count_events(text.encode()):
+    """Whether `text` is read line by line; then it must be YAML, and say what its events say."""
+    built = plain_style.build(text, LIMITS)
+    if built is None:
         return False
-    assert comparable(plain.built) == comparable(by_events(text)), text
+    assert comparable(built) == comparable(by_events(text)), text
     return True
 
 
@@ -87,8 +88,8 @@ NOT_PLAIN = [
     "a: yes\n  no\n", "a: 12\n  13\n", "a: words of text\nmore\n", "  a: 1\n b: 2\n", "a: 1\n- b\n", "- a\nb: 1\n",
     "a:\n    b: 1\n  c: 2\n", "--- \na: b\n", "---\na: b\n", "a: b\n---\nc: d\n", "a: b\n...\n",
     "%YAML 1.2\n---\na: b\n", "a: @b\n", "a: `b`\n", "a: %b\n", "a: ? b\n", "a: - b\n", "a: -\n", "a: ,b\n", "a: ]b\n",
-    "a:\tb\n", "a: b\r\n", "a: b\x85c\n", "a: b\u2028c\n", "\ufeffa: b\n", "a: long words of text  \n", 'a: ["b\\n"]\n',
-    "a: 'one\ntwo'\n",
+    "a:\tb\n", "a: b\r\n", "a: b\x85c\n", "a: b\u2028c\n", "\ufeffa: b\n", "a: x\x01y\n", "a: x\x7fy\n", "a: x\x85y\n",
+    "a: \ue000\n", "a", ": b\n", "a: b\x00\n", "a: long words of text  \n", 'a: ["b\\n"]\n', "a: 'one\ntwo'\n",
 ]  # fmt: skip
 
 
@@ -196,25 +197,11 @@ def test_mutations_of_real_files_mean_what_the_events_say(corpus: list[Path]):
     assert plain > 100
 
 
-def test_nothing_counts_that_libyaml_does_not_confirm(monkeypatch):
-    text = "a: 1\nb: 2\n"
-    wrong = plain_style.build("a: 1\n", LIMITS)
-    monkeypatch.setattr(plain_style, "build", lambda text, limits: wrong)
-    assert reader.parse(text.encode(), "x.yaml").data == {"a": 1, "b": 2}
-
-
-def test_what_libyaml_refuses_is_refused_though_its_lines_are_plain():
-    assert plain_style.build("a: x\x01y\n", LIMITS) is not None
-    with pytest.raises(Unreadable) as caught:
-        reader.parse(b"a: x\x01y\n", "x.yaml")
-    assert caught.value.diagnostic.code == "PV104"
-
-
-def test_without_libyaml_nothing_is_read_so(monkeypatch):
-    monkeypatch.setattr(events, "CParser", None)
-    monkeypatch.setattr(events, "_noticed", True)
-    assert events.count_events(b"a: 1\n") is None
-    assert reader.parse(b"a: 1\n", "x.yaml").data == {"a": 1}
+def test_the_reader_asks_no_parser_about_a_plain_text(monkeypatch):
+    monkeypatch.setattr(reader, "events", None)
+    document = reader.parse(b"a: 1\nb: [x]\n", "x.yaml")
+    assert document.data == {"a": 1, "b": ["x"]}
+    assert document.span(("b", 0)) == (9, 10, 2, 5, 2, 6)
 
 
 @pytest.mark.parametrize(

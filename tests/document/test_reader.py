@@ -551,7 +551,7 @@ def test_the_missing_binding_is_said_once_on_stderr() -> None:
     code = (
         "import sys; sys.modules['yaml._yaml'] = None\n"
         "from pv.document.reader import parse\n"
-        "for _ in range(3): print(parse(b'a: 1', 'x').data)\n"
+        "for _ in range(3): print(parse(b'a: &x 1', 'x').data)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "{'a': 1}\n" * 3

@@ -2,12 +2,12 @@
 
 Contracts are written in a small part of YAML: keys that are words, block collections, quoted and plain scalars, block
 scalars. For such a text the objects that PyYAML makes for each event (two marks, a tuple, the event) take several
-times as long as libyaml's parsing. So it is read line by line, by a grammar in which every line has one meaning: 155 of
-162 real files, with their places, in 0.65 of the time of the events, the confirmation by libyaml included.
+times as long as libyaml's parsing. So it is read line by line, by a grammar in which every line has one meaning: 160 of
+162 real files, with their places, in half the time of the events.
 
-This is no second parser of YAML. At the first line outside of the grammar it gives up, and what it built counts only
-when libyaml parses the same bytes to the same number of events: what is no YAML is refused by libyaml, as ever. Tests
-hold it to the events on real files, on mutations of them, and on random lines.
+This is no second parser of YAML: at the first line outside of the grammar it gives up, and libyaml reads the whole, or
+refuses it. What the grammar takes is YAML and means the same to libyaml; tests hold it to that, to the last offset, on
+real files, on mutations of them, and on random lines.
 """
 
 from __future__ import annotations
@@ -23,12 +23,9 @@ from pv.document.scalars import NUMERIC_STARTS, SHORT, WORDS, Scalar, resolve_pl
 
 _LARGEST: Final = 1 << 18  # characters; a larger text is no contract, and must not be read twice
 _LONGEST_FOLDED: Final = 4000  # characters of a scalar over several plain lines, which are joined one by one
-_STREAM_EVENTS: Final = 4  # both ends of the stream and of the document
-# Characters that indent or end a line for one reader and not for another, or that a parser swallows.
-_ODD: Final = "\t\r\x85\u2028\u2029\ufeff"
 # Every line matches: its indent, dash and key; then a quoted text, a text that needs no second look, or the rest.
 _LINE: Final = re.compile(
-    r"( *)(- +)?+(?:([A-Za-z_][A-Za-z0-9_.-]*+):(?: ++|$))?+"
+    r"( *)(- +)?+(?:([A-Za-z_][A-Za-z0-9_.-]{0,99}+):(?: ++|$))?+"  # a key has 1,024 characters at most
     rf'(?:"([^"\\\n]++)"|([A-Za-z(][^:#\n]{{{SHORT - 1},}}+)|(.*+))(?:\n|\Z)',
     re.MULTILINE,
 )
@@ -42,19 +39,13 @@ _FLOW: Final = re.compile(r'\[ *(?:(?:"[^"\\]*"|[\w./-]+)(?: *, *(?:"[^"\\]*"|[\
 _FLOW_ITEM: Final = re.compile(r'("[^"]*")|([\w./-]+)', re.ASCII)
 
 
-class Plain(NamedTuple):
-    """What a text says, and as how many events libyaml must see it."""
-
-    built: Built
-    events: int
-
-
-def build(text: str, limits: Limits) -> Plain | None:
+def build(text: str, limits: Limits) -> Built | None:
     """What `text` says; None where it is not in the plain style, or beyond the limits.
 
     Long on purpose, like `pv.document.build.build`: a call for each line would cost as much as all that is done here.
     """
-    if len(text) > _LARGEST or any(character in text for character in _ODD):
+    # Tabs, carriage returns, other ends of lines, marks and controls are told apart, or refused, by libyaml.
+    if len(text) > _LARGEST or not text.replace("\n", " ").isprintable():
         return None
     tape: list[int] = []
     note = tape.append
@@ -214,12 +205,10 @@ def build(text: str, limits: Limits) -> Plain | None:
         tape[opened + 2] = len(tape)
         tape += (CLOSE, end)
         container, in_map, margin, opened = outer.pop()
-    # A scalar takes two places on the tape and one event, a collection five and two.
-    nodes = (len(tape) - 5 * collections) // 2 + 2 * collections
-    if nodes > limits.nodes:
+    # A scalar takes two places on the tape and is one node, a collection five and two.
+    if (len(tape) - 5 * collections) // 2 + 2 * collections > limits.nodes:
         return None
-    built = Built(root[0], tape, texts, plains, {}, {}, {}, [], duplicates)
-    return Plain(built, nodes + _STREAM_EVENTS)
+    return Built(root[0], tape, texts, plains, {}, {}, {}, [], duplicates)
 
 
 def _continuation(said: Any, line: str) -> str | None:

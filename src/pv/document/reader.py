@@ -17,7 +17,7 @@ from pv.diagnostics.model import Diagnostic, Severity, Span
 from pv.document import ambiguity, plain_style
 from pv.document.ambiguity import Ambiguity
 from pv.document.build import CLOSE, Built, Refused, build
-from pv.document.events import count_events, events
+from pv.document.events import events
 from pv.document.limits import LIMITS, Limits, Unreadable
 from pv.document.positions import Lines, Loc, Node, Places, ScalarInfo
 from pv.document.suppressions import MARKER, Malformed, Suppression, find_suppressions
@@ -316,8 +316,8 @@ def _build_only_document(body: bytes, text: str, limits: Limits) -> Built:
     if b"%TAG" in body and len(re.findall(r"^%TAG", text, re.MULTILINE)) > _MOST_DIRECTIVES:
         raise Refused("PV110", f"more than {_MOST_DIRECTIVES} %TAG directives", 0, 0, "contracts need no tags")
     plain = plain_style.build(text, limits)
-    if plain is not None and plain.events == count_events(body):
-        return plain.built
+    if plain is not None:
+        return plain
     get_event = events(body)
     get_event()  # the stream begins
     begin = get_event()
