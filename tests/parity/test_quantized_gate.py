@@ -9,7 +9,7 @@ import torch
 
 from pv.backends.cpu import open_cpu
 from pv.backends.cuda import CUDA_RECIPE, open_cuda
-from pv.backends.protocol import DeviceFacts
+from pv.backends.protocol import BackendError, DeviceFacts
 from pv.backends.registry import Choice
 from pv.compare.thresholds import Kind
 from pv.model.operators import REFERENCE, float_product
@@ -17,8 +17,9 @@ from pv.model.quant import quantize
 from pv.model.spec import named_shape
 from pv.model.synthetic import Recipe, build
 from pv.model.weights import Weight, Weights, WeightType
-from pv.parity.defects import DEFECTS
+from pv.parity.defects import DEFECTS, Defect
 from pv.parity.gate import kind_of, reference_weights
+from pv.parity.power import bench, measure
 from pv.parity.start import reference_does_not_fit, serve
 
 TOKENS = [3, 41, 59, 26, 53, 7, 7, 12, 30]
@@ -109,3 +110,15 @@ def test_the_reference_of_blocks_needs_their_codes_not_floats(floats, blocks):
     assert reference_does_not_fit(blocks, available=count) != ""
     dense = 4 * count
     assert reference_does_not_fit(blocks, available=dense) == "", "blocks are not widened to float32"
+
+
+def test_a_defect_that_cannot_open_stands_in_the_table_under_the_same_bounds(blocks):
+    def refuse(_spec):
+        raise BackendError("cuda", "cannot open")
+
+    on = bench(blocks, TOKENS)
+    broken = measure("cuda", on, Defect("broken", "it does not open", cuda=refuse), "cpu", Kind.QUANT_SAME)
+    small = measure("cuda", on, DEFECTS["block-of-32-wrong"], "cpu", Kind.QUANT_SAME)
+    assert broken.start == "unavailable: cuda: cannot open"
+    assert list(broken.caught()) == list(small.caught())
+    assert "ffn_out of layer 1" in small.start, "the stages of the start gate belong to it"
