@@ -343,11 +343,11 @@ def linear(x: torch.Tensor, weight: Weight) -> torch.Tensor:
     return matvec(x, data, cut_of(weight))
 
 
-def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
-    """As the reference, one launch for one token."""
+def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float, into: torch.Tensor | None = None) -> torch.Tensor:
+    """As the reference, one launch for one token; `into` takes such a row where it is given."""
     if x.shape[:-1] != (1,) or not x.is_contiguous() or x.dtype == torch.float64:
         return reference.rms_norm(x, gain, eps)
-    y = torch.empty_like(x)
+    y = torch.empty_like(x) if into is None else into
     width = x.shape[-1]
     norm[(1,)](
         x, gain, y, eps, width, triton.next_power_of_2(width), dependent_launch(x.device),
