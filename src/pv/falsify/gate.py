@@ -155,15 +155,16 @@ def gate(project: Project, wanted: Wanted, listener: Listener) -> GateReport:
     strict = replace(project, profile=Profile.STRICT)
     loaded = load_all((), strict)
     checks = find_checks(strict)
+    facts = facts_for(strict, loaded, checks)
     versions = _versions(strict, loaded, wanted.against)  # first: a reference that nobody knows ends it before any run
-    outcome, refused = _run(strict, loaded, checks, wanted, listener) if wanted.run else (None, "")
+    outcome, refused = _run(strict, loaded, checks, facts, wanted, listener) if wanted.run else (None, "")
     sections = [
-        _contracts(strict, checks),
+        _contracts(strict, checks, facts),
         _records(strict, loaded),
         versions,
         _statuses(loaded),
         _checks(strict, outcome, refused, changed=wanted.changed),
-        _debt(strict, loaded, checks, outcome),
+        _debt(loaded, facts, outcome),
     ]
     blocked = _blocked(outcome) if outcome else ()
     texts = {one.display: one.document.text for one in loaded if one.document is not None}
@@ -173,12 +174,12 @@ def gate(project: Project, wanted: Wanted, listener: Listener) -> GateReport:
 # ------------------------------------------------------------------------------------------ contracts and records
 
 
-def _contracts(project: Project, checks: Checks) -> Section:
+def _contracts(project: Project, checks: Checks, known: FactsByClaim) -> Section:
     wrong: list[Diagnostic] = []
 
     def facts(project: Project, loaded: Sequence[Loaded]) -> FactsByClaim:
         wrong.extend(misfits(checks, loaded, whole=True))
-        return facts_for(project, loaded, checks)
+        return known
 
     found = validate(discover((), project), project, facts, whole=True)
     errors, warnings = found.count(Severity.ERROR) + len(wrong), found.count(Severity.WARNING)
@@ -317,15 +318,20 @@ def _shallow(root: Path) -> bool:
 
 
 def _run(
-    project: Project, loaded: Sequence[Loaded], checks: Checks, wanted: Wanted, listener: Listener
+    project: Project,
+    loaded: Sequence[Loaded],
+    checks: Checks,
+    facts: FactsByClaim,
+    wanted: Wanted,
+    listener: Listener,
 ) -> tuple[Outcome | None, str]:
     """Every quick check (or those that the branch concerns), and stale claims of any cost but the operator's; nothing
     is written.
     """
     try:
-        quick = prepare(project, Asked(every=True))
-        stale = _stale_ids(project, loaded, checks)
-        rerun = prepare(project, Asked(ids=tuple(stale))) if stale else None
+        quick = prepare(project, Asked(every=True), loaded=loaded, checks=checks)
+        stale = _stale_ids(loaded, facts)
+        rerun = prepare(project, Asked(ids=tuple(stale)), loaded=loaded, checks=checks) if stale else None
     except SelectionError as why:
         return None, str(why)
     plan = _joined(quick, rerun)
@@ -335,8 +341,7 @@ def _run(
     return run_checks(project, quick.loaded, quick.checks, plan, quick.devices, listener, options), ""
 
 
-def _stale_ids(project: Project, loaded: Sequence[Loaded], checks: Checks) -> list[str]:
-    facts = facts_for(project, loaded, checks)
+def _stale_ids(loaded: Sequence[Loaded], facts: FactsByClaim) -> list[str]:
     stale = []
     for one, claim in _claims(loaded):
         known = facts.get((one.contract.id, claim.id)) if one.contract else None
@@ -441,9 +446,8 @@ def _blocked(outcome: Outcome) -> tuple[str, ...]:
     return tuple(f"{result.attempt.task}: {result.attempt.judged.reason}" for result in cells)
 
 
-def _debt(project: Project, loaded: Sequence[Loaded], checks: Checks, outcome: Outcome | None) -> Section:
+def _debt(loaded: Sequence[Loaded], facts: FactsByClaim, outcome: Outcome | None) -> Section:
     """Stale claims: rerun here and surviving, or waiting for a device that this machine has not."""
-    facts = facts_for(project, loaded, checks)
     survived = {
         result.attempt.task.key
         for result in (outcome.results if outcome else ())

@@ -62,18 +62,28 @@ class Prepared:
     resumes: str = ""  # id of the run that this one takes up
 
 
-def prepare(project: Project, asked: Asked, probe: Probe | None = None) -> Prepared:
+def prepare(
+    project: Project,
+    asked: Asked,
+    probe: Probe | None = None,
+    *,
+    loaded: Sequence[Loaded] | None = None,
+    checks: Checks | None = None,
+) -> Prepared:
     """Choose the claims, see that their checks fit, probe the devices, plan the cells. Runs and imports no check.
+
+    `loaded` (the contracts of `asked.paths`) and `checks` are for callers who have read them already.
 
     `probe` tells what is there; None asks this machine. Raises SelectionError for ids and selections that
     mean nothing, JournalError for a run that cannot be taken up.
     """
-    loaded = load_all(asked.paths, project)
-    checks = find_checks(project)
+    loaded = load_all(asked.paths, project) if loaded is None else loaded
+    checks = find_checks(project) if checks is None else checks
     ledger = Ledger.open(project, checks)
     past = None if asked.resume is None else unfinished(project.cache, asked.resume)
     chosen = choose(rows_of(project, loaded, checks, ledger), asked, past)
-    refused, warned = _problems(project, loaded, checks, chosen, every=asked.every)
+    whole = [*loaded, *load_all((), project)] if asked.paths else loaded
+    refused, warned = _problems(whole, checks, chosen, every=asked.every)
     devices = (probe or present)(devices_needed(chosen))
     made = plan(
         chosen,
@@ -112,10 +122,10 @@ def choose(rows: Sequence[Row], asked: Asked, past: PastRun | None = None) -> li
 
 
 def _problems(
-    project: Project, loaded: Sequence[Loaded], checks: Checks, chosen: Sequence[Row], *, every: bool
+    whole: Sequence[Loaded], checks: Checks, chosen: Sequence[Row], *, every: bool
 ) -> tuple[tuple[Diagnostic, ...], tuple[Diagnostic, ...]]:
-    """Problems that concern the chosen claims, which refuse the run, and all others."""
-    everything = {one.path.resolve(): one for one in (*loaded, *load_all((), project))}
+    """Problems of the chosen claims, which refuse the run, and all others. `whole`: all contracts that there are."""
+    everything = {one.path.resolve(): one for one in whole}
     problems = misfits(checks, list(everything.values()), whole=True)
     places = {checks.modules.get(module_name(row.contract.id)) for row in chosen}
     ours = [problem for problem in problems if every or problem.path in places]
