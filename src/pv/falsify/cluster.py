@@ -128,6 +128,7 @@ class _FarHand:
     def __init__(self, place: Cluster, ground: Ground) -> None:
         self.place, self.ground = place, ground
         self.actor: Any = None
+        self.placed = False
         self.stopped = False
         self.task: Task | None = None
         self.waiting: Progress = lambda *_: None
@@ -140,26 +141,24 @@ class _FarHand:
         losses: list[str] = []
         while len(losses) < TRIES and not self.stopped:
             try:
-                self._hired(task.cell.device)  # before the clock of the attempt runs
+                if problem := self._hire(task.cell.device):  # before the clock of the attempt runs
+                    return _error(task, problem, started, begun)
                 return attempt(task, self, self.ground, None, progress)
             except LostWorkerError as lost:
                 self._drop()
                 losses.append(str(lost))
                 progress("", 0, 0, f"lost its worker ({lost})")
         reason = f"its worker was lost {len(losses)} times: {'; then '.join(losses)}" if losses else "stopped"
-        nothing = Answer(Outcome.ERROR, reason=reason)
-        return Attempt(task, Judged(Verdict.ERROR, reason, ""), started, time.monotonic() - begun, nothing)
+        return _error(task, reason, started, begun)
 
     def ask(self, request: Request, timeout: float, progress: Callable[[int, int, str], None]) -> Answer:
         """The far worker's answer; its log becomes that of the request. Raises LostWorkerError."""
         assert self.task is not None, "an attempt is being made"
-        actor, problem = self._hired(self.task.cell.device)
-        if problem:
-            return Answer(Outcome.ERROR, reason=problem)
         expected = self.place.expected(self.task, self.ground.closures[self.task.key])
         line = request_line(replace(request, subjects={}))
         try:
-            line, log = self._wait(actor.ask.remote(line, timeout, expected), lambda: self._alive(actor, progress))
+            asked = self.actor.ask.remote(line, timeout, expected)
+            line, log = self._wait(asked, lambda: self._alive(self.actor, progress))
         except _StoppedError:
             return Answer(Outcome.ERROR, reason="stopped")
         request.log.write_bytes(log)
@@ -175,15 +174,15 @@ class _FarHand:
 
     def close(self) -> None:
         """Let the worker end by itself, with all that its checks left running, before its actor is taken away."""
-        if self.actor is not None:
+        if self.actor is not None and self.placed:
             with suppress(self.place.ray.exceptions.RayError):
                 self.place.ray.get(self.actor.close.remote(), timeout=FAREWELL)
         self._drop()
 
-    def _hired(self, device: DeviceClass) -> tuple[Any, str]:
-        """The actor, once the cluster has found a place for it; and why it cannot run anything, or ""."""
-        if self.actor is not None:
-            return self.actor, ""
+    def _hire(self, device: DeviceClass) -> str:
+        """Have an actor, once the cluster has found a place for one. Why it cannot run anything, or ""."""
+        if self.placed:
+            return ""
         ray = self.place.ray
         actor = (
             ray.remote(Outpost)
@@ -192,15 +191,15 @@ class _FarHand:
         )
         with self.lock:
             self.actor = actor
-        patience = _Patience(self.place, device, self.waiting)
         try:
-            facts = self._wait(actor.ready.remote(), patience.look)
+            facts = self._wait(actor.ready.remote(), _Patience(self.place, device, self.waiting).look)
         except _StoppedError:
-            return actor, "stopped"
-        problem = facts["problem"] or facts["why_not"]
+            return "stopped"
+        problem = str(facts["problem"] or facts["why_not"])
         if problem:
             self._drop()
-        return actor, problem
+        self.placed = not problem
+        return problem
 
     def _wait(self, answer: Any, meanwhile: Callable[[], None]) -> Any:
         """The value of what an actor was asked. Raises LostWorkerError, and _StoppedError when this run is stopped."""
@@ -230,9 +229,14 @@ class _FarHand:
 
     def _drop(self) -> None:
         with self.lock:
-            actor, self.actor = self.actor, None
+            actor, self.actor, self.placed = self.actor, None, False
         if actor is not None:
             self.place.ray.kill(actor)
+
+
+def _error(task: Task, reason: str, started: str, begun: float) -> Attempt:
+    nothing = Answer(Outcome.ERROR, reason=reason)
+    return Attempt(task, Judged(Verdict.ERROR, reason, ""), started, time.monotonic() - begun, nothing)
 
 
 class _StoppedError(Exception):
