@@ -252,12 +252,13 @@ def _report(options: Options, validation: Validation, stream: TextIO) -> None:
     from pv.rules.validation import as_counts
 
     named = {each.code for each in validation.diagnostics}
+    for_people = options.output_format == "text"
     render(
         validation.diagnostics,
         validation.texts,
         options.output_format,
         stream,
-        summary=Summary("\n".join(_last_lines(validation)), as_counts(validation)),
+        summary=Summary("\n".join(_last_lines(validation)), {} if for_people else as_counts(validation)),
         files=[outline.display for outline in validation.outlines],
         codes={code: CodeHelp(rule.title, rule.why, rule.fix) for code, rule in BY_CODE.items() if code in named},
         version=__version__,

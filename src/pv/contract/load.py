@@ -172,9 +172,10 @@ def _globbed(project: Project) -> list[Path]:
 def _walked(folder: Path) -> Iterator[Path]:
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in UNWALKED)
+        parent = Path(base)
         for name in sorted(names):
             if name.endswith(SUFFIXES):
-                yield Path(base, name)
+                yield parent / name
 
 
 def _refusal(project: Project, path: Path, what: str) -> Diagnostic:

@@ -139,7 +139,7 @@ class _View(NamedTuple):
 def _clip(line: str, start: int, end: int, room: int) -> _View:
     """The part of a line around characters `start` to `end` that fits into `room` cells."""
     size = len(line)
-    if size < room and line.isascii() and line.isprintable():  # most lines: a cell for each character, and room enough
+    if size < room and all(map(_is_narrow, set(line))):  # most lines: a cell for each character, and room enough
         start = min(start, size)
         return _View(line, start, max(min(end, size) - start, 1))
     row = _Row(line)
@@ -169,6 +169,12 @@ def _piece(character: str) -> tuple[str, int]:
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return character, 0
     return character, 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+@lru_cache(maxsize=4096)
+def _is_narrow(character: str) -> bool:
+    """Whether a character is shown as itself, in one cell."""
+    return _piece(character) == (character, 1)
 
 
 class _Paint:

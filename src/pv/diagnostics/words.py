@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import TextIO
 
 # Control characters, marks that end or reorder a line, and halves of surrogate pairs: they could repaint a terminal,
@@ -20,6 +20,7 @@ def safe(text: str) -> str:
     return text if text.isprintable() else _pattern(_UNSAFE).sub(_escape, text)
 
 
+@lru_cache(maxsize=2048)  # paths, fixes and expectations of thousands of findings are a few hundred texts
 def one_line(text: str) -> str:
     """`safe(text)` with its line ends and tabs as spaces."""
     return " ".join(safe(text).split())

@@ -32,11 +32,19 @@ class Stems:
 
     def __init__(self, known: Iterable[str]) -> None:
         self.known = frozenset(known)
+        self._by_head: dict[str, list[str]] = {}
         self._by_folder: dict[str, frozenset[str]] = {}
 
     def have(self, stem: str, asker: str) -> bool:
         """Whether a contract of that name can be meant in the file `asker`."""
         return stem in self.known or f"{stem}.yaml" in self._beside(os.path.dirname(asker))
+
+    def alike(self, stem: str) -> list[str]:
+        """The first known names that begin like `stem`, in order."""
+        if not self._by_head:
+            for known in sorted(self.known):
+                self._by_head.setdefault(known[:_HEAD], []).append(known)
+        return self._by_head.get(stem[:_HEAD], [])[:_ENOUGH]
 
     def _beside(self, folder: str) -> frozenset[str]:
         if folder not in self._by_folder:
@@ -89,8 +97,7 @@ def unknown_dependencies(corpus: Corpus) -> Iterator[Placed]:
             stem = stem_of(name)
             if not corpus.stems.have(stem, outline.display):
                 if stem not in near_by_stem and len(near_by_stem) < _ENOUGH:
-                    alike = [known for known in corpus.stems.known if known[:_HEAD] == stem[:_HEAD]]
-                    near_by_stem[stem] = nearest(stem, sorted(alike)[:_ENOUGH])
+                    near_by_stem[stem] = nearest(stem, corpus.stems.alike(stem))
                 near = near_by_stem.get(stem)
                 yield Placed(
                     outline,
