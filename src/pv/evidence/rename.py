@@ -223,19 +223,23 @@ def _edited(tree: _Tree, one: Loaded, contract: Contract, told: _Told, now: Cont
         raise NotEditable(f"{one.display}: cannot be edited safely: {why}") from why
     path = now.path if now else one.path
     again = load_bytes(after, path, tree.project, display=one.display)
-    worse = sorted(_errors(again, tree.project) - _errors(one, tree.project))
-    if worse:
-        raise NotEditable(f"{one.display} would be invalid: {worse[0]}")
+    before, now_wrong = _errors(one, tree.project), _errors(again, tree.project)
+    worse = [told for code, told in now_wrong.items() if len(told) > len(before.get(code, ()))]
+    if worse:  # by number, since messages name the claim
+        raise NotEditable(f"{one.display} would be invalid: {worse[0][-1]}")
     if again.contract is not None and again.contract.metadata.version != contract.metadata.version:
         told.words.append(f"version {contract.metadata.version} -> {again.contract.metadata.version}")
     told.words.extend(notes)
     return after
 
 
-def _errors(one: Loaded, project: Project) -> set[str]:
-    """What is wrong with the file itself; paths that it cites may be moving with it."""
-    found = check_file(one, project).diagnostics
-    return {f"{d.code} {d.message}" for d in found if d.severity is Severity.ERROR and d.code not in ("PV311", "PV312")}
+def _errors(one: Loaded, project: Project) -> dict[str, list[str]]:
+    """What is wrong with the file itself, by code; paths that it cites may be moving with it."""
+    errors: dict[str, list[str]] = {}
+    for found in check_file(one, project).diagnostics:
+        if found.severity is Severity.ERROR and found.code not in ("PV311", "PV312"):
+            errors.setdefault(found.code, []).append(f"{found.code} {found.message}")
+    return errors
 
 
 def _claim_edit(one: Loaded, contract: Contract, claim: Claim, new: str) -> _Told:
