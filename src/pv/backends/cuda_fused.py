@@ -24,7 +24,7 @@ import triton
 
 from pv.backends import cuda_fused_kernels as kernels
 from pv.backends import cuda_kernels as single
-from pv.backends.cuda_kernels import KernelCache, cut_of, dependent_launch, launching
+from pv.backends.cuda_kernels import KernelCache, cut_of, dependent_launch, keys_of, launching
 from pv.model.cache import Seen
 from pv.model.operators import Operators
 from pv.model.weights import Weight, WeightType
@@ -206,8 +206,8 @@ class FusedStep:
         out, width = v.new_empty((heads, 1, depth)), min(WIDTH, triton.next_power_of_2(depth))
         kernels.attention[(heads, triton.cdiv(depth, width))](
             q, k, v, visible, self._cache.position, scores, weights, out, 1 / sqrt(depth), slots, heads // groups,
-            depth, triton.next_power_of_2(depth), KEYS, SLOTS, width, triton.next_power_of_2(slots), self._card,
-            num_warps=single.ATTENTION_WARPS, **self._launch,
+            depth, triton.next_power_of_2(depth), keys_of(depth, KEYS), SLOTS, width,
+            triton.next_power_of_2(slots), self._card, num_warps=single.ATTENTION_WARPS, **self._launch,
         )  # fmt: skip
         return out
 

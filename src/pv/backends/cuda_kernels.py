@@ -72,6 +72,11 @@ def cut_of(weight: Weight) -> MatvecCut:
     return cut._replace(columns=min(cut.columns, triton.next_power_of_2(weight.shape[1])))
 
 
+def keys_of(depth: int, least: int) -> int:
+    """Keys of a tile of scores: so many that a thread has eight values of one key, or a sum's order would follow it."""
+    return max(least, 1024 // int(triton.next_power_of_2(depth)))
+
+
 def norm_warps(size: int) -> int:
     """Warps of a norm alone: those of the products that take it before them, so that they sum in the same order."""
     return CUTS[size].qkv.warps
@@ -373,8 +378,9 @@ def scores(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     heads, _, depth = q.shape
     groups, slots, _ = k.shape
     out = torch.empty((heads, 1, slots), dtype=q.dtype, device=q.device)
-    _scores[(groups, triton.cdiv(slots, 32))](
-        q, k, out, 1 / sqrt(depth), slots, heads // groups, depth, 32, triton.next_power_of_2(depth), num_warps=4
+    keys = keys_of(depth, 32)
+    _scores[(groups, triton.cdiv(slots, keys))](
+        q, k, out, 1 / sqrt(depth), slots, heads // groups, depth, keys, triton.next_power_of_2(depth), num_warps=4
     )
     return out
 
