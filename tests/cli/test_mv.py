@@ -118,6 +118,7 @@ def test_a_claim_earns_on_under_its_new_name_and_the_chain_goes_on(house, pv):
     assert pv("replay", "FALSIFY-X-001").code == 0
     assert "it is called FALSIFY-X-PLAIN-001 now" in pv("falsify", "--id", "FALSIFY-X-001").err
     assert pv("why-not", "FUNCTIONAL", "FALSIFY-X-001").code == 0
+    assert pv("explain", "FALSIFY-X-001").out.startswith("FALSIFY-X-PLAIN-001")
 
 
 def test_a_contract_is_renamed_with_its_module_its_scope_and_its_dependents(house, pv):
@@ -135,6 +136,14 @@ def test_a_contract_is_renamed_with_its_module_its_scope_and_its_dependents(hous
     assert '  "plain-v1",  # first\n' in (house.root / "pyproject.toml").read_text()
     assert "evidence" not in git(house, "status", "--porcelain")
     all_is_well(pv)
+
+
+def test_a_renamed_contract_is_compared_with_what_it_was(house, pv):
+    pv("mv", "contracts/x-v1.yaml", "contracts/plain-v1.yaml")
+    ran = pv("diff", "contracts/plain-v1.yaml", "HEAD")
+    assert ran.code == 1
+    assert "minor  metadata: file renamed: x-v1 -> plain-v1" in ran.out
+    assert pv("diff", "contracts/plain-v1.yaml", "HEAD~9").code == 2
 
 
 def test_renamed_twice_and_back_it_is_what_it_was(house, pv):

@@ -30,7 +30,8 @@ def run(left: str, right: str, output_format: str) -> int:
         if Path(right).exists():
             old, new = load(path, project), load(Path(right), project)
         else:
-            old, new = _at(right, path, project), load(path, project)
+            new = load(path, project)
+            old = _at(right, new, project)
     except (ConfigError, RevisionError) as error:
         raise click.UsageError(str(error)) from error
     before, after = _contract(old, left), _contract(new, right)
@@ -43,11 +44,14 @@ def run(left: str, right: str, output_format: str) -> int:
     return int(ExitCode.FINDINGS if changes else ExitCode.OK)
 
 
-def _at(revision: str, path: Path, project: Project) -> Loaded:
-    content = content_at(revision, path)
-    if content is None:
-        raise click.UsageError(f"expected {path} in revision {revision}, found no such file there")
-    return load_bytes(content, path, project, display=f"{path}@{revision}")
+def _at(revision: str, new: Loaded, project: Project) -> Loaded:
+    """The file as the revision has it, under its name or one that it says it had."""
+    for stem in new.contract.stems if new.contract else (new.stem,):
+        path = new.path.with_name(stem + new.path.suffix)
+        content = content_at(revision, path)
+        if content is not None:
+            return load_bytes(content, path, project, display=f"{path}@{revision}")
+    raise click.UsageError(f"expected {new.path} in revision {revision}, found no such file there")
 
 
 def _contract(loaded: Loaded, side: str) -> Contract:

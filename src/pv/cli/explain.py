@@ -63,7 +63,7 @@ def explained(word: str) -> list[dict[str, Any]]:
     if code in others:
         return [_of_code(code, others[code])]
     project = _project()
-    claims = [(contract, claim) for contract, claim in _claims(project) if claim.id == word]
+    claims = [(contract, claim) for contract, claim in _claims(project) if word in claim.ids]
     if claims:
         return [_of_claim(contract, claim, project) for contract, claim in claims]
     known = [*(rule.code for rule in RULES), *others, *(claim.id for _, claim in _claims(project))]
