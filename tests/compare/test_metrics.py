@@ -194,6 +194,18 @@ def test_a_float32_figure_is_off_by_no_more_than_it_says(width, seed, error, kin
         assert (np.abs(figure - exact) <= off + 1e-13 * exact).all()
 
 
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=6),
+        elements=st.floats(width=32) | st.sampled_from([-0.0, 0.0, 1e-45, -1e-45]),
+    )
+)
+def test_the_largest_magnitude_by_the_order_of_bits(values):
+    highest, lowest = values.view(np.int32).max(axis=1), values.view(np.uint32).max(axis=1)
+    np.testing.assert_array_equal(metrics._magnitudes(highest, lowest), np.abs(values).max(axis=1))
+
+
 def test_few_rows_are_summed_twice():
     """Float64 for all of them would cost what float32 saves."""
     rng = np.random.default_rng(0)

@@ -14,9 +14,9 @@ float64, and the worst is chosen among those. A tensor larger than memory is com
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Float = TypeVar("Float", np.float32, np.float64)
 
+FORGET = 1 << 21  # elements that are forgotten together: the system maps large pages, and splitting one costs
 BLOCK = 1 << 17  # elements of a block: with its difference it stays in the second-level cache
 MASK = float(np.finfo(np.float32).max)  # attention masks are -inf or -FLT_MAX; both mean "masked"
 _SAFE = (1e-30, 1e30)  # float32 sums of squares within are as good as `_float32_error` says; others are not
@@ -247,12 +248,23 @@ def _fast_pass(sums: F64, test: F32, reference: F32, forget: Callable[[int, int]
     """Fill `sums` (6, rows) from float32 sums of blocks."""
     count, width = test.shape
     workspace = np.empty((min(count, max(1, BLOCK // width)), min(width, BLOCK)), np.float32)
+    highest = np.zeros((2, count), np.int32)  # of the differences, of the reference; see `_magnitudes`
+    lowest = np.zeros((2, count), np.uint32)
+    kept = 0  # the first element that was not forgotten yet
     with np.errstate(all="ignore"):  # overflow and invalid operations are what the exact path is there for
-        for first, last, columns in _blocks(count, width):
-            _add_block(sums[:, first:last], test[first:last, columns], reference[first:last, columns], workspace)
-            if forget is not None:
-                forget(first * width + (columns.start or 0), (last - 1) * width + (columns.stop or width))
-        np.abs(sums[4:], out=sums[4:])  # a maximum of zeros may come out as -0
+        for rows, columns in _blocks(count, width):
+            r = reference[rows, columns]
+            difference = workspace[: r.shape[0], : r.shape[1]]
+            np.subtract(test[rows, columns], r, out=difference)  # see `row_sums`
+            _add_dots(sums[:, rows], difference, r)
+            for place, values in enumerate((difference, r)):
+                np.maximum(highest[place, rows], values.view(np.int32).max(axis=1), out=highest[place, rows])
+                np.maximum(lowest[place, rows], values.view(np.uint32).max(axis=1), out=lowest[place, rows])
+            used = (rows.stop - 1) * width + columns.stop
+            if forget is not None and (used - kept >= FORGET or used == count * width):
+                forget(kept, used)
+                kept = used
+        sums[4:] = _magnitudes(highest, lowest)
         dd, rr, dr = sums[0], sums[1], sums[3]
         sums[2], sums[3] = rr + 2 * dr + dd, rr + dr  # xx and xr
 
@@ -442,31 +454,36 @@ def _worst(x: F32, r: F32, shape: tuple[int, ...], rows: Rows) -> Worst:
     )  # fmt: skip
 
 
-def _blocks(count: int, width: int) -> Any:
-    """(first row, last row, columns) of blocks of at most BLOCK elements, in the order of the file."""
+def _blocks(count: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of blocks of at most BLOCK elements, in the order of the file."""
     if width > BLOCK:
         for row in range(count):
             for column in range(0, width, BLOCK):
-                yield row, row + 1, slice(column, min(column + BLOCK, width))
+                yield slice(row, row + 1), slice(column, min(column + BLOCK, width))
         return
     tall = max(1, BLOCK // width)
     for first in range(0, count, tall):
-        yield first, min(first + tall, count), slice(0, width)
+        yield slice(first, min(first + tall, count)), slice(0, width)
 
 
-def _add_block(sums: F64, x: F32, r: F32, workspace: F32) -> None:
-    """Add dd, rr, dr and the two maxima of a block to rows 0, 1, 3, 4, 5 of `sums` (6, rows of the block)."""
-    height, width = x.shape
-    difference = workspace[:height, :width]
-    np.subtract(x, r, out=difference)  # see `row_sums`
-    for place, values in ((4, difference), (5, r)):
-        np.maximum(sums[place], values.max(axis=1), out=sums[place])
-        np.maximum(sums[place], -values.min(axis=1), out=sums[place])
-    for start in range(0, width, _TERMS):
+def _add_dots(sums: F64, difference: F32, r: F32) -> None:
+    """Add dd, rr and dr of a block to rows 0, 1 and 3 of `sums` (6, rows of the block)."""
+    for start in range(0, r.shape[1], _TERMS):
         d, part = difference[:, start : start + _TERMS], r[:, start : start + _TERMS]
         sums[0] += _dot(d, d)
         sums[1] += _dot(part, part)
         sums[3] += _dot(d, part)
+
+
+def _magnitudes(highest: NDArray[np.int32], lowest: NDArray[np.uint32]) -> F32:
+    """The largest |v| of floats from the largest of their bits, as signed and as unsigned integers; NaN if there is one.
+
+    Integers are compared faster than floats. As signed ones the largest positive float is the largest, as unsigned ones
+    the most negative float is, where there is one; the sign bit apart, both are ordered as the magnitudes are.
+    """
+    negative = (lowest & np.uint32(0x7FFFFFFF)).astype(np.int32)
+    magnitude: F32 = np.maximum(np.maximum(highest, 0), negative).view(np.float32)
+    return magnitude
 
 
 def _dot(a: NDArray[Float], b: NDArray[Float]) -> NDArray[Float]:
