@@ -352,9 +352,13 @@ def test_against_a_revision(folder):
     assert "expected a git revision" in wrong.output
 
 
-def test_watching_looks_again_after_a_change_and_ends_with_ctrl_c(folder):
+WITHOUT_WATCHFILES = "import sys; sys.modules['watchfiles'] = None; from pv.cli.main import main; main()"
+
+
+@pytest.mark.parametrize("start", [["-m", "pv"], ["-c", WITHOUT_WATCHFILES]], ids=["told by the system", "by asking"])
+def test_watching_looks_again_after_a_change_and_ends_with_ctrl_c(folder, start):
     path = write(folder, "x-v1.yaml")
-    command = [sys.executable, "-m", "pv", "validate", "x-v1.yaml", "--watch", "--color", "never"]
+    command = [sys.executable, *start, "validate", "x-v1.yaml", "--watch", "--color", "never"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
         try:
             assert "exit code 0; watching" in watcher.stderr.readline()

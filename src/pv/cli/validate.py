@@ -360,9 +360,9 @@ def _overlap(chosen: Sequence[tuple[int, int, str]], edits: Sequence[tuple[int, 
 
 def watch_and_repeat(options: Options, *, fix: bool) -> None:
     """Look again whenever a file of the selection, its settings or its evidence changes. Ends with Ctrl-C."""
-    import time
+    from pv.cli.watching import wait_for_a_change
 
-    previous: dict[str, tuple[int, int]] | None = None
+    previous: dict[Path, tuple[int, int]] | None = None
     while True:
         state = _state_of(options)
         if state != previous:
@@ -370,10 +370,11 @@ def watch_and_repeat(options: Options, *, fix: bool) -> None:
             click.clear()
             code = run(options, fix=fix)
             click.echo(f"exit code {int(code)}; watching {len(state)} files, Ctrl-C ends", err=True)
-        time.sleep(0.5)
+            continue  # something may have changed meanwhile
+        wait_for_a_change({path.parent for path in state} | {project_of(options).evidence})
 
 
-def _state_of(options: Options) -> dict[str, tuple[int, int]]:
+def _state_of(options: Options) -> dict[Path, tuple[int, int]]:
     """(time of change, size) of everything that the answer depends on."""
     from pv.contract.load import discover
 
@@ -388,5 +389,5 @@ def _state_of(options: Options) -> dict[str, tuple[int, int]]:
     for path in files:
         with contextlib.suppress(OSError):
             facts = path.stat()
-            found[str(path)] = (facts.st_mtime_ns, facts.st_size)
+            found[path] = (facts.st_mtime_ns, facts.st_size)
     return found
