@@ -476,7 +476,7 @@ def _add_dots(sums: F64, difference: F32, r: F32) -> None:
 
 
 def _magnitudes(highest: NDArray[np.int32], lowest: NDArray[np.uint32]) -> F32:
-    """The largest |v| of floats from the largest of their bits, as signed and as unsigned integers; NaN if there is one.
+    """The largest |v| of floats from the largest of their bits, signed and unsigned; NaN where there is one.
 
     Integers are compared faster than floats. As signed ones the largest positive float is the largest, as unsigned ones
     the most negative float is, where there is one; the sign bit apart, both are ordered as the magnitudes are.
