@@ -20,8 +20,10 @@ from pv.contract.claims import Claim
 from pv.contract.vocabulary import Cell, DeviceClass, Level, Status, Verdict
 from pv.document.files import compare_and_swap, locked, replace_atomically
 from pv.document.reader import parse
+from pv.evidence.carry_out import carry_out
 from pv.evidence.ledger import Ledger
 from pv.evidence.rejudge import contradictions
+from pv.evidence.rename import rename_claim, rename_contract
 from pv.evidence.settle import settle
 from pv.evidence.store import Store
 from pv.evidence.verify import verify
@@ -625,6 +627,55 @@ def a_crash_is_recorded_and_the_others_go_on(ctx: Any) -> list[Measurement]:
         measure("recorded", verdicts.count("ERROR"), unit="records", n=len(CRASHES)),
         measure("others_survived", statuses.pop("FALSIFY-X-009") == "FUNCTIONAL"),
         measure("promoted", sum(status != "UNBOUND" for status in statuses.values()), unit="claims", n=len(statuses)),
+    ]
+
+
+# --- 010: a rename loses nothing --------------------------------------------------------------------------------------
+
+FORGETS_FORMER_NAMES = """
+    from pv.contract.claims import Claim
+
+    Claim.ids = property(lambda self: (self.id,))
+"""
+TAKES_A_RENAME_FOR_A_CHANGE = """
+    from pv.contract.claims import Claim
+
+    Claim.first_id = property(lambda self: self.id)
+"""
+RENAMES = (
+    ("FALSIFY-X-001", "FALSIFY-Y-001"),
+    ("contracts/x-v1.yaml", "contracts/y-v1.yaml"),
+    ("FALSIFY-X-002", "FALSIFY-Y-002"),
+    ("FALSIFY-Y-001", "FALSIFY-Z-001"),
+)
+
+
+@falsifier(
+    "FALSIFY-PV-SELF-010",
+    level="live",
+    controls=[
+        Control("records go by today's name alone", plant=planted(FORGETS_FORMER_NAMES), breaks="lost"),
+        Control("a rename changes what is claimed", plant=planted(TAKES_A_RENAME_FOR_A_CHANGE), breaks="stale"),
+    ],
+    attacks=[rename_claim, rename_contract, carry_out, Ledger.records_of],
+    timeout=120,
+)
+def a_rename_loses_nothing(ctx: Any) -> list[Measurement]:
+    """Claims and their contract are renamed one after another; then everything that was earned is looked for."""
+    house = House(ctx)
+    house.write(FALSIFY_X_001=GOOD, FALSIFY_X_002=GOOD)
+    must(house.pv_as_it_is("falsify", "--all"), 0)
+    renamed = sum(house.pv("mv", old, new).returncode == 0 for old, new in RENAMES)
+    stale = house.pv("validate").stdout.count("PV403")
+    orphans = house.pv("verify").stdout.count("PV459")
+    house.pv("settle")
+    statuses = statuses_in((house.root / "contracts" / "y-v1.yaml").read_text("utf-8"))
+    kept = [claim for claim in ("FALSIFY-Z-001", "FALSIFY-Y-002") if statuses.get(claim) == Status.FUNCTIONAL.value]
+    return [
+        measure("renamed", renamed, unit="renames", n=len(RENAMES)),
+        measure("lost", 2 - len(kept), unit="statuses", n=2),
+        measure("stale", stale, unit="claims", n=2),
+        measure("orphans", orphans, unit="records", n=2),
     ]
 
 
