@@ -59,6 +59,7 @@ class Ledger:
     closures: Mapping[str, Mapping[str, str]] = field(repr=False)
     problems: tuple[Problem, ...] = ()
     also: Mapping[str, Record] = field(default_factory=dict, repr=False)
+    _entitled: dict[int, tuple[Contract, dict[str, Entitlement]]] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def open(project: Project, checks: FoundChecks | None, also: Iterable[Record] = ()) -> Ledger:
@@ -101,9 +102,11 @@ class Ledger:
         return grouped
 
     def entitlements(self, contract: Contract) -> dict[str, Entitlement]:
-        """What the records entitle each claim of a contract to, by id."""
-        views = {claim.id: self.views(contract, claim) for claim in contract.claims}
-        return entitle_all(contract.claims, views)
+        """What the records entitle each claim of a contract to, by id; worked out once for each contract object."""
+        if id(contract) not in self._entitled:  # which is kept, so that its id stays its own
+            views = {claim.id: self.views(contract, claim) for claim in contract.claims}
+            self._entitled[id(contract)] = contract, entitle_all(contract.claims, views)
+        return self._entitled[id(contract)][1]
 
     def records_of(self, contract: Contract, claim: Claim) -> list[Summary]:
         """The records of a claim, oldest first, retracted ones and retractions too.

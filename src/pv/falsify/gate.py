@@ -20,6 +20,7 @@ from pv.contract.revisions import RevisionError, content_at
 from pv.contract.vocabulary import Cost, Status, Verdict
 from pv.diagnostics.model import Diagnostic, Severity
 from pv.evidence.facts import facts_for
+from pv.evidence.ledger import Ledger
 from pv.evidence.verify import Explanation
 from pv.evidence.verify import verify as verify_records
 from pv.falsify.discovery import Checks, find_checks
@@ -155,9 +156,10 @@ def gate(project: Project, wanted: Wanted, listener: Listener) -> GateReport:
     strict = replace(project, profile=Profile.STRICT)
     loaded = load_all((), strict)
     checks = find_checks(strict)
-    facts = facts_for(strict, loaded, checks)
+    ledger = Ledger.open(strict, checks)
+    facts = facts_for(strict, loaded, checks, ledger=ledger)
     versions = _versions(strict, loaded, wanted.against)  # first: a reference that nobody knows ends it before any run
-    outcome, refused = _run(strict, loaded, checks, facts, wanted, listener) if wanted.run else (None, "")
+    outcome, refused = _run(strict, loaded, ledger, checks, facts, wanted, listener) if wanted.run else (None, "")
     sections = [
         _contracts(strict, checks, facts),
         _records(strict, loaded),
@@ -320,6 +322,7 @@ def _shallow(root: Path) -> bool:
 def _run(
     project: Project,
     loaded: Sequence[Loaded],
+    ledger: Ledger,
     checks: Checks,
     facts: FactsByClaim,
     wanted: Wanted,
@@ -329,9 +332,11 @@ def _run(
     is written.
     """
     try:
-        quick = prepare(project, Asked(every=True), loaded=loaded, checks=checks)
+        quick = prepare(project, Asked(every=True), loaded=loaded, checks=checks, ledger=ledger)
         stale = _stale_ids(loaded, facts)
-        rerun = prepare(project, Asked(ids=tuple(stale)), loaded=loaded, checks=checks) if stale else None
+        rerun = (
+            prepare(project, Asked(ids=tuple(stale)), loaded=loaded, checks=checks, ledger=ledger) if stale else None
+        )
     except SelectionError as why:
         return None, str(why)
     plan = _joined(quick, rerun)

@@ -69,17 +69,18 @@ def prepare(
     *,
     loaded: Sequence[Loaded] | None = None,
     checks: Checks | None = None,
+    ledger: Ledger | None = None,
 ) -> Prepared:
     """Choose the claims, see that their checks fit, probe the devices, plan the cells. Runs and imports no check.
 
-    `loaded` (the contracts of `asked.paths`) and `checks` are for callers who have read them already.
+    `loaded` (the contracts of `asked.paths`), `checks` and `ledger` are for callers who have read them already.
 
     `probe` tells what is there; None asks this machine. Raises SelectionError for ids and selections that
     mean nothing, JournalError for a run that cannot be taken up.
     """
     loaded = load_all(asked.paths, project) if loaded is None else loaded
     checks = find_checks(project) if checks is None else checks
-    ledger = Ledger.open(project, checks)
+    ledger = Ledger.open(project, checks) if ledger is None else ledger
     past = None if asked.resume is None else unfinished(project.cache, asked.resume)
     chosen = choose(rows_of(project, loaded, checks, ledger), asked, past)
     whole = [*loaded, *load_all((), project)] if asked.paths else loaded
