@@ -278,3 +278,15 @@ def test_of_an_id_that_stands_twice_the_first_entry_is_written(toy):
 def test_figures_are_short(make_record):
     assert figures(make_record().measurements) == "bits_equal 1, cosine 0.9999998, ratio 1.2"
     assert figures(make_record().measurements * 2).endswith(" and 2 more")
+
+
+def test_the_changelog_names_claims_that_are_new(toy):
+    toy.write(
+        "contracts/toy-v1.yaml", toy.text.replace("  references", '  changelog:\n    - "1.0.0: made"\n  references')
+    )
+    toy.commit()
+    entry = toy.text[toy.text.index("  - id: FALSIFY-TOY-001") : toy.text.index("    # about the second")]
+    toy.write("contracts/toy-v1.yaml", toy.text + entry.replace("001   # the first", "004"))
+    toy.checked.add("FALSIFY-TOY-004")
+    toy.run("FALSIFY-TOY-004")
+    assert '    - "1.1.0: pv: new: FALSIFY-TOY-004; ' in toy.text

@@ -479,6 +479,7 @@ def _sentence(base: Contract, now: Contract) -> str:
     moves: dict[str, list[str]] = {}
     renewed: list[str] = []
     renamed: list[str] = []
+    added: list[str] = []
     for change in compare(base, now):
         if change.kind is ChangeKind.STATUS and change.what == "status" and change.subject != "metadata":
             moves.setdefault(f"{change.before or 'no status'} -> {change.after or 'no status'}", []).append(
@@ -486,11 +487,17 @@ def _sentence(base: Contract, now: Contract) -> str:
             )
         elif change.kind is ChangeKind.EVIDENCE and change.what == "evidence":
             renewed.append(change.subject)
+        elif change.kind is ChangeKind.ADDED and change.what in ("falsifier", "harness"):
+            added.append(change.subject)
         elif change.kind is ChangeKind.RENAMED:
             renamed.append(f"{change.before} is {change.after} now")
         elif change.what == "depends_on" and change.subject == "metadata":
             renamed.append(f"depends on {change.after}")
-    told = [*renamed, *(f"{move}: {_ids(claims)}" for move, claims in moves.items())]
+    told = [
+        *renamed,
+        *([f"new: {_ids(added)}"] if added else []),
+        *(f"{move}: {_ids(claims)}" for move, claims in moves.items()),
+    ]
     moved = {claim for claims in moves.values() for claim in claims}
     only_renewed = [claim for claim in renewed if claim not in moved]
     if only_renewed:
