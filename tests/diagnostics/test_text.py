@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import unicodedata
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pv.diagnostics import text, words
 from pv.diagnostics.model import Diagnostic, Severity, Span, TextEdit
 from pv.diagnostics.render import Format, Look, render
 
@@ -210,3 +212,20 @@ def test_a_stream_that_cannot_say_a_character_gets_an_escape() -> None:
     render([Diagnostic("PV1", Severity.ERROR, "é.yaml", "日")], {}, "text", stream, environ={})
     stream.flush()
     assert raw.getvalue().startswith(b"\\xe9.yaml  PV1 error  \\u65e5\n")
+
+
+LINES = st.text(st.sampled_from("ab \t—é日🎉\u0301\u200b\x07≤"), max_size=40) | st.text(
+    st.sampled_from("ab — ≤é"), max_size=40
+)
+
+
+@given(LINES, st.integers(0, 45), st.integers(0, 45), st.integers(20, 60))
+def test_a_line_that_fits_is_clipped_as_any_other(line, start, end, room):
+    """The short way for lines with a cell for each character gives what the way for all lines gives."""
+    assert text._clip(line, start, end, room) == text._clipped(text._Row(line), start, end, room)
+
+
+def test_a_printable_text_has_nothing_unsafe():
+    """`safe` searches only texts that are not printable."""
+    unsafe = re.compile(words._UNSAFE)
+    assert [c for c in map(chr, range(sys.maxunicode + 1)) if c.isprintable() and unsafe.match(c)] == []

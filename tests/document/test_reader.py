@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from pv.diagnostics.model import Severity
 from pv.document import events, reader
 from pv.document.limits import Limits, Unreadable
-from pv.document.positions import Loc
+from pv.document.positions import Lines, Loc
 from pv.document.reader import Document, parse, read
 
 
@@ -563,3 +564,17 @@ def test_reading_loads_nothing_heavy() -> None:
     code = f"import sys, pv.document.reader; print(sorted({{m.split('.')[0] for m in sys.modules}} & {heavy}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@given(st.text("ab\n\r", max_size=60), st.data())
+def test_places_are_the_same_counted_or_looked_up(text, data):
+    """The first places of a file are counted, the others looked up in a table of its lines."""
+    counted, looked_up = Lines(text), Lines(text)
+    looked_up._few = 0
+    for _ in range(12):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, len(text)))
+        assert counted.span(start, end) == looked_up.span(start, end)
+    line, column = looked_up.span(len(text), len(text))[2:4]
+    assert line == len(re.split(r"\r\n|\r|\n", text))
+    assert column == len(re.split(r"\r\n|\r|\n", text)[-1]) + 1

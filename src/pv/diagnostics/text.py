@@ -142,7 +142,11 @@ def _clip(line: str, start: int, end: int, room: int) -> _View:
     if size < room and all(map(_is_narrow, set(line))):  # most lines: a cell for each character, and room enough
         start = min(start, size)
         return _View(line, start, max(min(end, size) - start, 1))
-    row = _Row(line)
+    return _clipped(_Row(line), start, end, room)
+
+
+def _clipped(row: _Row, start: int, end: int, room: int) -> _View:
+    """Likewise, of a line that may be long, or take another number of cells than it has characters."""
     start = min(start, row.size)
     end = min(max(end, start), row.size)
     first, last = 0, row.size
