@@ -145,6 +145,11 @@ def test_out_of_a_noise_the_first_to_look_at_is_what_stands_out_most(bug, first)
     assert rest == sorted(rest)
 
 
+def test_other_weights_are_no_noise_and_the_first_stage_comes_first():
+    found = judge(local=lambda n: off_by(1.4 if n.stage in PRODUCTS | {Stage.EMBEDDING, Stage.QKV_BIAS} else 1e-7))
+    assert found.guilty[0] == Node(Stage.EMBEDDING, 0)
+
+
 def test_one_wrong_block_stands_out_of_the_noise():
     node = Node(Stage.FFN_UP, 0)
     observations = [

@@ -196,10 +196,10 @@ def _split_noise(
 
 
 def _first_to_look_at(off: list[Observation], noise: float | None, row: Row) -> list[Observation]:
-    """Without noise the order of computation. Out of a noise some product always stands a little, where its input has
-    outliers: there the earliest of those that stand out most comes first.
+    """Without noise, or where it is too large to be one, the order of computation. Out of a noise some product always
+    stands a little, where its input has outliers: there the earliest of those that stand out most comes first.
     """
-    if noise is None or not off:
+    if noise is None or noise > LARGEST_NOISE or not off:
         return off
     excess = [_size(o) / (noise if o.node.stage in PRODUCTS | ENDS else local_bound(row, o.node.stage)) for o in off]
     first = next(o for o, much in zip(off, excess, strict=True) if much >= max(excess) / 2)
