@@ -83,4 +83,4 @@ def test_the_observer_sees_a_driver_that_is_mapped_anyway(tmp_path):
     library = tmp_path / "libcuda.so.1"
     library.write_bytes(b"\0" * 4096)
     told, _, _ = observe("--no-gpu", disguise=str(library))
-    assert told["drivers"] == [str(library)]
+    assert str(library) in told["drivers"]  # where a real driver is, it comes too: the disguise is taken for it
