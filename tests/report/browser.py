@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-SECONDS = 20.0
+SECONDS = 60.0  # a busy machine; what never comes is waited for once
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
     "--disable-component-update --disable-dev-shm-usage --hide-scrollbars --remote-debugging-pipe about:blank"
