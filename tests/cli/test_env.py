@@ -6,6 +6,8 @@ import json
 import platform
 
 from pv import __version__
+from pv.contract.vocabulary import DeviceClass
+from pv.falsify.devices import Card, DeviceReport
 
 
 def test_every_fact_is_there_for_programs(house, pv):
@@ -41,3 +43,21 @@ def test_a_library_that_is_not_installed_is_told(monkeypatch, house, pv):
     monkeypatch.setattr("pv.cli.env.LIBRARIES", ("click", "no-such-library"))
     out = pv("env").out
     assert "no-such-library not installed" in " ".join(out.split())
+
+
+def test_several_cards_are_counted_and_named(monkeypatch, house, pv):
+    cards = (Card("0", "a card", "u-0"), Card("3", "another card", "u-3"))
+    cuda = DeviceReport(DeviceClass.CUDA, "a card", "1.0", cards=cards)
+    monkeypatch.setattr("pv.falsify.devices.present", lambda *_: {DeviceClass.CUDA: cuda})
+    told = next(line for line in pv("env").out.splitlines() if line.startswith("  cuda"))
+    assert told.split() == "cuda yes a card (driver 1.0), 2 cards".split()
+    listed = json.loads(pv("env", "--json").out)["devices"]["cuda"]["cards"]
+    assert listed == [{"name": "a card", "visible": "0"}, {"name": "another card", "visible": "3"}]
+
+
+def test_what_ray_must_be_told_is_one_line_of_json(monkeypatch, house, pv):
+    def present(wanted):
+        return {one: DeviceReport(one, "x", why_not="" if one is DeviceClass.VULKAN else "none") for one in wanted}
+
+    monkeypatch.setattr("pv.falsify.ray_engine.present", present)
+    assert pv("env", "--ray").out == '{"vulkan": 1}\n'

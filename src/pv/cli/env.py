@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pv.contract.project import Project
 
 LIBRARIES = (
-    "torch", "numpy", "safetensors", "tokenizers", "transformers", "wgpu", "gguf", "xllamacpp", "nvidia-ml-py",
+    "torch", "numpy", "safetensors", "tokenizers", "transformers", "wgpu", "gguf", "xllamacpp", "nvidia-ml-py", "ray",
     "pydantic", "PyYAML", "ruamel.yaml", "jsonschema", "click", "filelock", "rfc8785",
 )  # fmt: skip
 
@@ -69,6 +69,7 @@ def facts_of(project: Project) -> dict[str, Any]:
                 "name": report.name,
                 "driver": report.driver,
                 "why_not": report.why_not,
+                "cards": [{"name": card.name, "visible": card.visible} for card in report.cards],
             }
             for report in present().values()
         },
@@ -92,6 +93,7 @@ def as_text(facts: dict[str, Any]) -> str:
     lines += ["", "devices"]
     for name, device in facts["devices"].items():
         driver = f" (driver {device['driver']})" if device["driver"] else ""
+        driver += f", {len(device['cards'])} cards" if len(device["cards"]) > 1 else ""
         lines.append(
             f"  {name:10} {'yes  ' if device['present'] else 'no   '}{device['name'] or device['why_not']}{driver}"
         )
