@@ -86,9 +86,8 @@ def steps(out: Path) -> dict[str, list[Step]]:
             for name in ("cuda", "wgpu")
         ],
         "speed": [
-            Step("speed 7b", [*speed, "--parts", "limit,cuda,bf16,wgpu,gate,blocks", "--json", str(out / "speed-7b.json")],
-            420,
-                 HARDWARE),
+            Step("speed 7b", [*speed, "--parts", "limit,cuda,bf16,wgpu,gate,blocks", "--json",
+                              str(out / "speed-7b.json")], 420, HARDWARE),
             Step("speed tiny", [*speed, "--shape", "tiny", "--parts", "cuda,wgpu", "--json", str(out /
             "speed-tiny.json")],
                  120, HARDWARE),
