@@ -60,15 +60,16 @@ def test_real_files_are_read_so_and_say_the_same(corpus: list[Path]):
 
 
 PLAIN = [
-    "a: 1\n", "a:\n", "a:   \n", "a:\nb:\n", "a: # c\n", "a: text # c\n", "a: text of more words\n", "a: 'it''s' # c\n",
-    'a: ""\n', 'a: "q"\nb: "a longer text"', "- a\n- b: c\n  d: e\n", "a:\n- b\n- c\nd: e\n", "a:\n  - b\nc: d\n",
-    "a:\n  b:\n    c: d\ne: f\n", "-   a: 1\n    b: 2\n", "a: yes\nb: 017\nc: 1e-3\nd: ~\ne: <<\nf: 1.10\n",
-    "a: .nan\n", "a: |\n  text\n   deeper\n\n  more\n\n\nb: c\n", "a: |-\n  text\n",
-    "a: >\n  one\n  two\n\n  three\nb: 1\n", "a: >-\n  one  \n  two\n# c\nb: 1\n", "a:\n- |\n  x\n- y\n",
-    "a: 'one\n  two\n\n  three '\n", 'a: "one\n  two"\nb: c\n', "a: text that\n  goes on  \n  and on\nb: c\n",
-    "- text that\n  goes - on\n", "a: [b, \"c d\", 1.10, yes]\n", "a: []\n", "a: http://x.y/z\n", "a: b:c\n",
-    "a: -1\nb: --x\n", "a: 1\na: 2\n", "\n# c\n\na: 1\n", "a: é\nb: \"日本\"\n", "_x.y-z: 1\n", "a: (x, y) -> {z}\n",
-    "a: text, \"quoted\" and [more]\n", "a: 12345678901234567890\n", "a:\n  # c\n  b: 1\n # d\n",
+    "a: text that\n  goes on  \nb: c\n", "a: 1\n", "a:\n", "a:   \n", "a:\nb:\n", "a: # c\n", "a: text # c\n",
+    "a: text of more words\n", "a: 'it''s' # c\n", 'a: ""\n', 'a: "q"\nb: "a longer text"', "- a\n- b: c\n  d: e\n",
+    "a:\n- b\n- c\nd: e\n", "a:\n  - b\nc: d\n", "a:\n  b:\n    c: d\ne: f\n", "-   a: 1\n    b: 2\n",
+    "a: yes\nb: 017\nc: 1e-3\nd: ~\ne: <<\nf: 1.10\n", "a: .nan\n", "a: |\n  text\n   deeper\n\n  more\n\n\nb: c\n",
+    "a: |-\n  text\n", "a: >\n  one\n  two\n\n  three\nb: 1\n", "a: >-\n  one  \n  two\n# c\nb: 1\n",
+    "a:\n- |\n  x\n- y\n", "a: 'one\n  two\n\n  three '\n", 'a: "one\n  two"\nb: c\n',
+    "a: text that\n  goes on  \n  and on\nb: c\n", "- text that\n  goes - on\n", "a: [b, \"c d\", 1.10, yes]\n",
+    "a: []\n", "a: http://x.y/z\n", "a: b:c\n", "a: -1\nb: --x\n", "a: 1\na: 2\n", "\n# c\n\na: 1\n",
+    "a: é\nb: \"日本\"\n", "_x.y-z: 1\n", "a: (x, y) -> {z}\n", "a: text, \"quoted\" and [more]\n",
+    "a: 12345678901234567890\n", "a:\n  # c\n  b: 1\n # d\n",
 ]  # fmt: skip
 
 
@@ -89,13 +90,20 @@ NOT_PLAIN = [
     "a:\n    b: 1\n  c: 2\n", "--- \na: b\n", "---\na: b\n", "a: b\n---\nc: d\n", "a: b\n...\n",
     "%YAML 1.2\n---\na: b\n", "a: @b\n", "a: `b`\n", "a: %b\n", "a: ? b\n", "a: - b\n", "a: -\n", "a: ,b\n", "a: ]b\n",
     "a:\tb\n", "a: b\r\n", "a: b\x85c\n", "a: b\u2028c\n", "\ufeffa: b\n", "a: x\x01y\n", "a: x\x7fy\n", "a: x\x85y\n",
-    "a: \ue000\n", "a", ": b\n", "a: b\x00\n", "a: long words of text  \n", 'a: ["b\\n"]\n', "a: 'one\ntwo'\n",
+    "a: \ue000\n", "a: b\x00\n", "a: long words of text  \n", 'a: ["b\\n"]\n', "a: 'one\ntwo'\n",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NOT_PLAIN)
 def test_what_is_left_to_the_events(text):
     assert plain_style.build(text, LIMITS) is None
+
+
+def test_a_key_that_libyaml_takes_for_none_is_left_to_it():
+    assert check("a" * 100 + ": b\n")
+    assert plain_style.build("a" * 101 + ": b\n", LIMITS) is None
+    with pytest.raises(yaml.YAMLError):
+        by_events("a" * 1025 + ": b\n")
 
 
 KEYS = ["a", "b", "long_key", "x-y", "on", "null", "1", "k v", '"q"', "<<"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pv.contract.claims import written_status
-from pv.contract.load import load_bytes, of_document
+from pv.contract.load import discover, load_bytes, of_document
 from pv.contract.near import nearest
 from pv.contract.project import Profile, Project
 from pv.diagnostics.model import Diagnostic
 from pv.document import plain_style
 from pv.document.reader import parse
-from pv.rules import across, table
+from pv.rules import across, table, validation
 from pv.rules.finding import Scope
 from pv.rules.outline import _status, outline_of
 from pv.rules.view import _PV_KEYS, View
 from tests.contract.samples import KERNEL, SOUND
+from tests.rules.test_table import EXAMPLES, varied
 
 KINDS = ["kernel", "schema", "kaizen", "beat-benchmark", "competitive-parity", "registry", "pattern"]
 FIELDS = sorted(
@@ -75,6 +77,21 @@ def test_a_rule_that_is_not_asked_would_have_found_nothing(files, profile, proje
     assert missed == set()
 
 
+@pytest.mark.parametrize("profile", list(Profile))
+def test_nor_in_the_examples_of_all_rules_with_a_section_or_a_field_taken_out(profile, project):
+    """The example of a rule breaks it: where its own section is gone as well as where another one is."""
+    missed = set()
+    for text in {varied(example) for example in EXAMPLES}:
+        loaded = load_bytes(text.encode(), project.root / "x-v1.yaml", project)
+        whole = loaded.data
+        for gone in ("", *whole):
+            if loaded.document is None or gone == "metadata":
+                continue
+            less = replace(loaded, data={key: value for key, value in whole.items() if key != gone})
+            missed |= rules_that_found_though_not_asked(View(less, loaded.document, project), profile)
+    assert missed == set()
+
+
 scalars = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "x", "a/b.py::c", "DISCHARGED", *KINDS])
 values = st.recursive(
     scalars,
@@ -116,6 +133,37 @@ def test_findings_do_not_depend_on_who_read_the_file(files, profile, tmp_path, m
     quickly = [findings(text, project) for text in files]
     monkeypatch.setattr(plain_style, "build", lambda text, limits: None)
     assert quickly == [findings(text, project) for text in files]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"status": "FUNCTIONAL"},
+        {"algorithm_evidence": {"status": "FUNCTIONAL"}},
+        {"algorithm_evidence": {"notes": "n"}},
+        {"algorithm_evidence": ["a.py"], "status": None},
+        {"status": 3},
+        {},
+    ],
+)
+def test_the_status_of_an_outline_is_the_one_that_is_written(entry):
+    assert _status(entry) == (written_status(entry, ())[0] or "")
+
+
+def test_a_file_is_not_read_twice_for_the_place_of_an_id_that_another_has(project, monkeypatch):
+    for stem in ("a-v1", "b-v1"):
+        (project.root / f"{stem}.yaml").write_text(SOUND, "utf-8")
+    monkeypatch.setattr(validation, "load", None)  # it would be called to read one again
+    found = validation.validate(discover([project.root], project), project).diagnostics
+    shared = [each for each in found if each.code == "PV701"]
+    assert [(each.path[-9:], each.span.line) for each in shared] == [
+        ("b-v1.yaml", SOUND[: SOUND.index(name)].count("\n") + 1) for name in ("FALSIFY-SOUND-001", "KH-SOUND-001")
+    ]
+
+
+def test_of_many_names_that_begin_alike_only_the_first_are_compared():
+    known = [f"same-{number:02}" for number in range(40)]
+    assert across.Stems(known).alike("same-x") == known[: across._ENOUGH]
 
 
 @given(st.lists(st.text("abc-", min_size=1, max_size=7), max_size=60), st.text("abc-", min_size=1, max_size=7))
