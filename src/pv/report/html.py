@@ -204,11 +204,11 @@ def _environment() -> Environment:
 
 def _harmless(value: Any) -> Any:
     """What a template is about to write (and then escape): texts cut and made safe; our own markup as it is."""
-    if isinstance(value, Markup):
-        return value
-    if value is None:
-        return ""
-    text = str(value)
+    if type(value) is not str:  # most are; a subclass such as Markup or an enum is not
+        if isinstance(value, Markup):
+            return value
+        value = "" if value is None else str(value)
+    text: str = value
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]} … ({len(text) - LONGEST} more characters)"
     return text if text.isascii() and text.isprintable() else safe(text)
