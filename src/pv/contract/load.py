@@ -127,22 +127,23 @@ def discover(paths: Sequence[str | Path], project: Project) -> Discovery:
     Folders are walked for *.yaml and *.yml, leaving out hidden ones and those of build tools. A path that does not
     exist, or a folder without such a file, is refused with a diagnostic. Files come once, in the order given.
     """
-    files: dict[Path, None] = {}
+    files: dict[str, Path] = {}  # by text: the hash of a Path is made of its parts, for every one of thousands
     explicit: set[Path] = set()
     refused: list[Diagnostic] = []
     for given in paths or _globbed(project):
         path = Path(given)
         if path.is_dir():
             found = list(_walked(path))
-            files.update(dict.fromkeys(found))
+            for one in found:
+                files.setdefault(os.path.normcase(one), one)
             if not found:
                 refused.append(_refusal(project, path, "a folder with no *.yaml or *.yml file below it"))
         elif os.path.lexists(path):
-            files[path] = None
+            files.setdefault(os.path.normcase(path), path)
             explicit.add(path)
         else:
             refused.append(_refusal(project, path, "no such file or folder"))
-    return Discovery(tuple(files), tuple(refused), frozenset(explicit))
+    return Discovery(tuple(files.values()), tuple(refused), frozenset(explicit))
 
 
 def load_all(paths: Sequence[str | Path], project: Project) -> list[Loaded]:

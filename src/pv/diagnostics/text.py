@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Final, NamedTuple, TextIO
@@ -17,6 +17,8 @@ from pv.diagnostics.words import one_line, put, safe
 
 CONTEXT: Final = 2  # lines shown above the one with the caret
 TAB: Final = "    "  # a tab in an excerpt; the column in the first line still counts characters
+
+_Paint = Callable[[str, str], str]  # (text, code of a colour) -> what is written
 
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _BOLD, _FAINT, _RESET = "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -31,14 +33,14 @@ _PAINT: Final[dict[Severity, str]] = {
 def render(report: Report, stream: TextIO, look: Look, environ: Mapping[str, str]) -> None:
     """Each diagnostic as a paragraph, then the summary."""
     excerpts = _Excerpts(report.sources, look)
-    for diagnostic in report.diagnostics:
-        put(stream, "\n".join(_paragraph(diagnostic, excerpts, look)) + "\n\n")
+    paint = _painter(look)
+    paragraphs = ("\n".join(_paragraph(diagnostic, excerpts, paint)) + "\n\n" for diagnostic in report.diagnostics)
+    put(stream, "".join(paragraphs))
     if report.summary.text:
         put(stream, safe(report.summary.text) + "\n")
 
 
-def _paragraph(diagnostic: Diagnostic, excerpts: _Excerpts, look: Look) -> list[str]:
-    paint = _painter(look)
+def _paragraph(diagnostic: Diagnostic, excerpts: _Excerpts, paint: _Paint) -> list[str]:
     place = one_line(diagnostic.path)
     if diagnostic.span is not None:
         place += f":{diagnostic.span.line}:{diagnostic.span.column}"
@@ -71,6 +73,7 @@ class _Excerpts:
     def __init__(self, sources: Mapping[str, str], look: Look) -> None:
         self._sources = sources
         self._look = look
+        self._paint = _painter(look)
         self._path = ""
         self._lines: list[str] = []
 
@@ -79,7 +82,7 @@ class _Excerpts:
         lines = self._lines_of(path)
         if not 1 <= span.line <= len(lines):
             return []
-        paint = _painter(self._look)
+        paint = self._paint
         gutter = len(str(span.line)) + 3
         room = max(self._look.width - gutter - 3, 20)
         above = range(max(1, span.line - CONTEXT), span.line)
@@ -139,7 +142,8 @@ class _View(NamedTuple):
 def _clip(line: str, start: int, end: int, room: int) -> _View:
     """The part of a line around characters `start` to `end` that fits into `room` cells."""
     size = len(line)
-    if size < room and all(map(_is_narrow, set(line))):  # most lines: a cell for each character, and room enough
+    # Most lines have room enough, and a cell for each character.
+    if size < room and ((line.isascii() and line.isprintable()) or all(map(_is_narrow, set(line)))):
         start = min(start, size)
         return _View(line, start, max(min(end, size) - start, 1))
     return _clipped(_Row(line), start, end, room)
@@ -181,13 +185,13 @@ def _is_narrow(character: str) -> bool:
     return _piece(character) == (character, 1)
 
 
-class _Paint:
-    def __init__(self, on: bool) -> None:
-        self._on = on
+def _painted(text: str, code: str) -> str:
+    return f"{code}{text}{_RESET}" if code else text
 
-    def __call__(self, text: str, code: str) -> str:
-        return f"{code}{text}{_RESET}" if self._on and code else text
+
+def _bare(text: str, code: str) -> str:
+    return text
 
 
 def _painter(look: Look) -> _Paint:
-    return _Paint(look.colour)
+    return _painted if look.colour else _bare

@@ -76,14 +76,16 @@ def validate(
     ids: set[str] = set()
     left_out = 0
     for path in discovery.files:
-        one = _look(path, project, cache, keep_others=path in discovery.explicit)
+        named = bool(discovery.explicit) and path in discovery.explicit
+        one = _look(path, project, cache, keep_others=named)
         if one is None:
             left_out += 1
             continue
         _note_places(one, stems, ids)
         # In a strict project the claims will be judged; otherwise nobody needs the document again, and thousands of
         # them are a lot of memory.
-        seen.append(one if project.profile is Profile.STRICT else one._replace(loaded=None))
+        kept = one.loaded is None or project.profile is Profile.STRICT
+        seen.append(one if kept else one._replace(loaded=None))
     diagnostics = [*discovery.refused]
     for one in seen:
         diagnostics += one.found.diagnostics
