@@ -15,7 +15,7 @@ Loc = tuple[str | int, ...]
 
 _PROPERTIES = re.compile(r"(?:[&!]\S*(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)?)*)+")
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
-# A file has three findings on average: for so few, counting line ends is quicker than a table of all of them.
+# A file has three findings on average: for fewer than a dozen, counting line ends is quicker than a table of them.
 _FEW: Final = 8
 _STYLES: Final = {"'": "single", '"': "double", "|": "literal", ">": "folded"}
 _NO_PROPERTIES: Final = Properties("", "")
