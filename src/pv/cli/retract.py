@@ -35,9 +35,7 @@ def retract(record: str, reason: str, settle: bool) -> int:
     click.echo(f"{written.invalidates} no longer counts: {written.digest}", err=True)
     if not settle:
         return ExitCode.OK
-    concerned = [
-        one for one in load_all((), project) if one.contract and one.contract.claim_known_as(written.claim_id)
-    ]
+    concerned = [one for one in load_all((), project) if one.contract and one.contract.claim_known_as(written.claim_id)]
     try:
         plans = settling.settle(project, concerned, find_checks(project), write=True)
     except NotWritten as refusal:
