@@ -224,7 +224,9 @@ EXAMPLES = [
         "formerly",
         "another claim of this file has now",
     ),
-    Example("PV308", (status("formerly: [KH-A-1]\nstatus: UNBOUND"), harness("formerly: KH-A-1")), "formerly: KH", CLAIM),
+    Example(
+        "PV308", (status("formerly: [KH-A-1]\nstatus: UNBOUND"), harness("formerly: KH-A-1")), "formerly: KH", CLAIM
+    ),
     Example("PV308", (status("formerly: [OLD-1, OLD-1]\nstatus: UNBOUND"),), "formerly", "stands twice"),
     Example("PV308", (("kind: schema", "kind: schema\n  formerly: [a-v1, a-v1]"),), "formerly", "stands twice"),
     Example(

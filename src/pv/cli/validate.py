@@ -97,8 +97,8 @@ def validate(
     )  # fmt: skip
     if watch:
         watch_and_repeat(options, fix=fix)
-    # One look allocates a lot, frees it at once and makes no cycles: looking for some costs a hundredth of the time while
-    # it lasts, and three hundredths more when the interpreter ends.
+    # One look allocates a lot, frees it at once and makes no cycles: looking for some costs a hundredth of the time
+    # while it lasts, and three hundredths more when the interpreter ends.
     gc.disable()
     atexit.register(gc.freeze)
     ctx.exit(int(run(options, fix=fix)))
