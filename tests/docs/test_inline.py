@@ -62,6 +62,12 @@ def test_code_in_running_text_stands_on_one_line(name):
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_nothing_waits_to_be_filled_in(name):
+    text = prose((ROOT / name).read_text("utf-8"))
+    assert re.findall(r"^[A-Z]+(?:_[A-Z]+)*$|\b(?:TODO|FIXME|TBD|XXX)\b", text, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_commands_in_running_text_exist(name):
     wrong = {
         span: said
