@@ -12,6 +12,7 @@ Shapes: n superblocks, s sub-blocks in all; a search works on (w, s) with w weig
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,14 @@ def encode_q6_k(x: Floats) -> Bytes:
     return out
 
 
+def _summed(terms: Floats) -> Any:
+    """(rows, g) -> (g,), row after row as C adds. Of a lone column numpy would add eight partial sums instead.
+
+    Any, because numpy's stubs make float64 of what float32 arithmetic gives.
+    """
+    return np.add.accumulate(terms, axis=0)[-1] if terms.shape[1] == 1 else np.add.reduce(terms, axis=0)
+
+
 def nearest_int(x: Floats) -> Ints:
     """ggml's `nearest_int`: to nearest even, by its own bit trick, so that what is out of range goes wrong alike."""
     bits: Ints = (x + _ROUNDER).view(np.int32)
@@ -155,7 +164,7 @@ class _Search:
         mean_square = self._total() / F32(len(x))
         self.weights = np.abs(x)
         self.weights += np.sqrt(mean_square)
-        self.sum_w = np.add.reduce(self.weights, axis=0)
+        self.sum_w = _summed(self.weights)
         np.multiply(self.weights, x, out=self.work)
         self.sum_x = self._total()
 
@@ -210,7 +219,7 @@ class _Search:
     def _least_squares(self) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
         """The scale and minimum that fit these codes best; the minimum is never above zero."""
         weighted = self.weights * self.codes
-        sum_l = np.add.reduce(weighted, axis=0)
+        sum_l = _summed(weighted)
         np.multiply(weighted, self.codes, out=self.work)
         sum_l2 = self._total()
         np.multiply(weighted, self.x, out=self.work)
@@ -236,7 +245,7 @@ class _Search:
 
     def _total(self) -> Floats:
         """Sum down the first axis, in order: numpy's pairwise summation is only used along a contiguous axis."""
-        total: Floats = np.add.reduce(self.work, axis=0)
+        total: Floats = _summed(self.work)
         return total
 
 
@@ -269,10 +278,10 @@ def _symmetric(x: Floats, top: int, kept: Ints | None) -> Floats:
         np.rint(codes, out=codes)  # |x / extreme| <= 1: inside the range of C's trick
         np.clip(codes, F32(-top), F32(top - 1), out=codes)
         np.multiply(weighted, codes, out=work)
-        sum_xl = np.add.reduce(work, axis=0)
+        sum_xl = _summed(work)
         np.multiply(squares, codes, out=work)
         np.multiply(work, codes, out=work)
-        return sum_xl, np.add.reduce(work, axis=0)
+        return sum_xl, _summed(work)
 
     sum_xl, sum_l2 = fit(F32(top))
     scale = np.where(sum_l2 != 0, sum_xl / sum_l2, F32(0))
