@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 
-from pv.falsify.environment import VARIABLES, determinism, environment, host
+from pv.falsify.environment import VARIABLES, determinism, environment, environment_beside, host
 
 
 def test_the_host_is_named_without_being_told():
@@ -44,3 +44,12 @@ def test_a_worker_computes_the_same_numbers_twice():
     assert variables["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert determinism(0)["OMP_NUM_THREADS"] == "1"
     assert set(VARIABLES) >= {"OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTHONHASHSEED"}
+
+
+def test_of_a_worker_that_died_nobody_says_how_many_threads_it_had(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # this process's own, or what Ray gave its workers
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    seen = environment_beside(device="a card", driver="1.2")
+    assert (seen.threads, seen.device, seen.driver) == (0, "a card", "1.2")
+    assert "OMP_NUM_THREADS" not in seen.flags
+    assert seen.flags["CUDA_VISIBLE_DEVICES"] == "1"

@@ -133,12 +133,16 @@ class Page:
             time.sleep(0.02)
 
     def click(self, selector: str) -> None:
-        """Press the mouse at the middle of an element that can be seen."""
-        spot = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'center'});"
-            "const r = e.getClientRects()[0]; return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        """Press the mouse at the middle of an element that can be seen, once it has stopped moving."""
+        where = (
+            f"(() => {{ const r = document.querySelector({json.dumps(selector)}).getClientRects()[0];"
+            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
+        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
+        spot, before = self.run(where), None
+        while spot != before:  # a page that still scrolls smoothly would move away from under the mouse
+            time.sleep(0.05)
+            spot, before = self.run(where), spot
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=spot[0], y=spot[1], button="left", clickCount=1)
 

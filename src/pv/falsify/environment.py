@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def environment(*, device: str = "", driver: str = "") -> Environment:
         driver=driver,
         flags=dict(_flags()),
     )
+
+
+def environment_beside(*, device: str = "", driver: str = "") -> Environment:
+    """The facts as another process on this machine sees them, of a worker that died or never ran.
+
+    How many threads it had, nobody can say: this process has its own variables for that, and so has Ray's.
+    """
+    facts = environment(device=device, driver=driver)
+    flags = {name: value for name, value in facts.flags.items() if not name.endswith("_NUM_THREADS")}
+    return replace(facts, threads=0, flags=flags)
 
 
 def host() -> str:

@@ -22,7 +22,7 @@ from pv.evidence.closure import CheckSource, Closure, Sources, by_path
 from pv.falsify.attempt import read_log
 from pv.falsify.cards import Cards
 from pv.falsify.devices import Devices, present
-from pv.falsify.environment import environment
+from pv.falsify.environment import environment_beside, host
 from pv.falsify.placeless import answer_without_places, log_without_places
 from pv.falsify.protocol import Answer, Outcome, Request, answer_line, read_request
 from pv.falsify.records import tool_digest
@@ -88,8 +88,8 @@ class Outpost:
         if not answer.environment.python:  # the worker died before it could tell
             report = self._reports()[self.device]
             on_gpu = self.device is not DeviceClass.CPU
-            facts = environment(device=report.name, driver=report.driver) if on_gpu else environment()
-            answer = replace(answer, environment=replace(facts, threads=0))
+            seen = environment_beside(device=report.name, driver=report.driver) if on_gpu else environment_beside()
+            answer = replace(answer, environment=seen)
         return answer_line(answer), log
 
     def stop(self) -> None:
@@ -137,7 +137,7 @@ class Outpost:
 
     def _unfit(self) -> str:
         """Why this machine cannot serve that run; "" when it can."""
-        here = environment().host
+        here = host()
         if not self.root.is_dir():
             return f"host {here} has no folder {self.root}; check the project out there, or take --ray-ship"
         if tool_digest() != self.origin.tool:
@@ -170,7 +170,7 @@ class Outpost:
             found = Sources(self.root).closure(source)
             self._proven[expected.digest] = difference(expected, found) if found.digest != expected.digest else ""
         problem = self._proven[expected.digest]
-        return problem and f"host {environment().host}, {self.root}: {problem}"
+        return problem and f"host {host()}, {self.root}: {problem}"
 
     def _subjects(self) -> dict[str, Path]:
         """Subjects as this machine has them: by its own settings, else where the run's machine has them."""

@@ -20,7 +20,7 @@ from pv.evidence.rejudge import contradictions
 from pv.evidence.statement import StatementError
 from pv.falsify.attempt import Attempt
 from pv.falsify.devices import DeviceReport
-from pv.falsify.environment import environment
+from pv.falsify.environment import environment_beside
 from pv.falsify.judge import Judged
 from pv.falsify.planning import Task
 
@@ -124,12 +124,12 @@ def tool_digest() -> str:
 
 
 def _environment(attempt: Attempt, device: DeviceReport | None) -> Environment:
-    """The worker's own facts; of a worker that died or never ran, those of this process."""
+    """The worker's own facts; of a worker that died or never ran, those seen beside it."""
     if attempt.answer is not None and attempt.answer.environment.python:
         return attempt.answer.environment
     if device is None or device.device is DeviceClass.CPU:
-        return replace(environment(), threads=0)
-    return replace(environment(device=device.name, driver=device.driver), threads=0)
+        return environment_beside()
+    return environment_beside(device=device.name, driver=device.driver)
 
 
 def _relative(path: Path, root: Path) -> str:
