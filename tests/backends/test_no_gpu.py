@@ -45,7 +45,6 @@ finally:
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc/self/maps"),
-    pytest.mark.skipif(not (TEACHER / "model.safetensors").exists(), reason="the shipped teacher is not here"),
 ]
 
 
@@ -83,4 +82,6 @@ def test_the_observer_sees_a_driver_that_is_mapped_anyway(tmp_path):
     library = tmp_path / "libcuda.so.1"
     library.write_bytes(b"\0" * 4096)
     told, _, _ = observe("--no-gpu", disguise=str(library))
-    assert str(library) in told["drivers"]  # where a real driver is, it comes too: the disguise is taken for it
+    assert str(library) in told["drivers"]
+    if not Path("/dev/nvidiactl").exists():  # where a real driver is, it comes too: the disguise is taken for it
+        assert told["drivers"] == [str(library)]

@@ -120,7 +120,6 @@ def test_power_of_a_few_defects(tmp_path):
     assert json.loads(saved.read_text())[0]["backend"] == "wgpu"
 
 
-@pytest.mark.skipif(not (TEACHER / "model.safetensors").exists(), reason="the shipped teacher is not here")
 @pytest.mark.usefixtures("vulkan")
 def test_pv_run_falls_back_in_the_open_and_writes_its_receipt(tmp_path):
     receipt = tmp_path / "receipt.json"
@@ -142,7 +141,6 @@ def test_pv_run_falls_back_in_the_open_and_writes_its_receipt(tmp_path):
     assert alone.stderr == ""
 
 
-@pytest.mark.skipif(not (TEACHER / "model.safetensors").exists(), reason="the shipped teacher is not here")
 def test_a_required_backend_that_is_not_there_is_blocked(monkeypatch):
     monkeypatch.setattr("pv.backends.cuda.why_no_cuda", lambda: "no card")
     result = call("run", str(TEACHER), "--prompt", "x", "--require", "cuda")

@@ -33,12 +33,7 @@ def address(site) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser():
-    program = browsers.found()
-    if program is None:
-        pytest.skip("no Chromium here: install one, or name it in PV_CHROMIUM")
-    started = browsers.Browser(program)
-    yield started
-    started.close()
+    yield from browsers.started()
 
 
 def opened(browser, url: str, width: int, scheme: str = "light"):

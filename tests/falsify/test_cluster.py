@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.falsify.conftest import HEADER
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray: pip install '.[ray]'"),
@@ -41,26 +43,10 @@ CLAIM = """\
     requires: {{cells: [{{device: {device}, subject: code}}]}}
     thresholds: {{m: {{op: "==", value: 1}}}}
 """
-MODULE = """\
-import os, signal, sys, time
-from contextlib import contextmanager
-from pathlib import Path
-
-from pv.falsify import Blocked, Control, Inconclusive, falsifier, measure
-
-defect = False
-
-
-@contextmanager
-def broken(ctx):
-    global defect
-    defect = True
-    try:
-        yield
-    finally:
-        defect = False
-
-
+MODULE = (
+    "import os, signal, sys, time\nfrom pathlib import Path\n"
+    + HEADER
+    + """\
 def wait_for(path, seconds=60):
     deadline = time.monotonic() + seconds
     while not path.exists():
@@ -68,6 +54,7 @@ def wait_for(path, seconds=60):
             raise TimeoutError(path)
         time.sleep(0.02)
 """
+)
 CHECK = """
 
 @falsifier("FALSIFY-X-{number:03}", level="live", controls=[Control("broken", plant=broken, breaks="m")]{more})

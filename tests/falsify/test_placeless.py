@@ -11,7 +11,7 @@ from pv.contract.vocabulary import Cell, DeviceClass
 from pv.falsify import placeless
 from pv.falsify.protocol import Answer, Outcome, Request
 
-PROJECT, HOME, TMP = "/srv/work/main", "/home/ada", "/tmp"
+PROJECT, HOME, TMP = "/srv/team/model", "/home/ada", "/tmp"
 
 
 @pytest.fixture
@@ -39,16 +39,16 @@ def request_of(monkeypatch):
 @pytest.mark.parametrize(
     ("said", "kept"),
     [
-        ("$ pv run /srv/work/main/fixtures/teacher", "$ pv run <project>/fixtures/teacher"),
-        ("in /srv/work/main.", "in <project>."),
-        ("file:///srv/work/main/report.html", "file://<project>/report.html"),
-        ("/srv/work/main2/x and /srv/work/main-old and /srv/work/main.bak", None),
+        ("$ pv run /srv/team/model/fixtures/teacher", "$ pv run <project>/fixtures/teacher"),
+        ("in /srv/team/model.", "in <project>."),
+        ("file:///srv/team/model/report.html", "file://<project>/report.html"),
+        ("/srv/team/model2/x and /srv/team/model-old and /srv/team/model.bak", None),
         ("/tmp/pv-run-x/0/receipt.json, /tmp/pv-run-x/0.log", "<scratch>/receipt.json, <tmp>/pv-run-x/0.log"),
         ('File "/home/ada/lib/a.py", line 3', 'File "<home>/lib/a.py", line 3'),
         ("/home/adam/x, /tmpfs, /usr/lib/libvulkan.so.1, /dev/dri", None),
         (f"{sys.prefix}/lib/python", "<python>/lib/python"),
-        ("PATH=/srv/work/main:/home/ada", "PATH=<project>:<home>"),
-        ("'/srv/work/main'", "'<project>'"),
+        ("PATH=/srv/team/model:/home/ada", "PATH=<project>:<home>"),
+        ("'/srv/team/model'", "'<project>'"),
         ("", None),
     ],
 )
@@ -76,11 +76,11 @@ def test_a_folder_behind_a_link_is_named_too(request_of, tmp_path):
 
 
 def test_bytes_that_are_no_text_stay(request_of):
-    log = b"\xff\xfe /srv/work/main/x \x00"
+    log = b"\xff\xfe /srv/team/model/x \x00"
     assert placeless.log_without_places(log, request_of()) == b"\xff\xfe <project>/x \x00"
 
 
 def test_an_answer_says_it_in_reason_and_notes(request_of):
-    answer = Answer(Outcome.ERROR, reason="no /srv/work/main/x", notes=("at /tmp/pv-run-x/0/y", "fine"))
+    answer = Answer(Outcome.ERROR, reason="no /srv/team/model/x", notes=("at /tmp/pv-run-x/0/y", "fine"))
     told = placeless.answer_without_places(answer, request_of())
     assert (told.reason, told.notes) == ("no <project>/x", ("at <scratch>/y", "fine"))

@@ -12,8 +12,11 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS = 60.0  # a busy machine; what never comes is waited for once
@@ -27,6 +30,16 @@ def found() -> str | None:
     """Path of a Chromium on this machine, or None."""
     named = os.environ.get("PV_CHROMIUM")
     return named or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def started() -> Iterator[Browser]:
+    """A started Chromium, closed at the end, for a fixture to yield from; a test that finds none is skipped aloud."""
+    program = found()
+    if program is None:
+        pytest.skip("no Chromium on this machine: install one, or name it in PV_CHROMIUM")
+    browser = Browser(program)
+    yield browser
+    browser.close()
 
 
 class Browser:

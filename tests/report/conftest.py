@@ -24,9 +24,4 @@ def story(tmp_path_factory) -> Story:
 @pytest.fixture(scope="module")
 def browser():
     """A started Chromium; skipped aloud where there is none."""
-    program = browsers.found()
-    if program is None:
-        pytest.skip("no Chromium on this machine: install one, or name it in PV_CHROMIUM")
-    started = browsers.Browser(program)
-    yield started
-    started.close()
+    yield from browsers.started()
