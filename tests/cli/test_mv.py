@@ -201,6 +201,15 @@ def test_dry_run_and_check_write_nothing(house, pv):
     assert tree(house) == before
 
 
+def test_a_second_call_says_what_the_claim_is_called_now(house, pv):
+    assert pv("mv", "FALSIFY-X-001", "FALSIFY-X-N").code == 0
+    before = tree(house)
+    ran = pv("mv", "FALSIFY-X-001", "FALSIFY-X-M")
+    assert ran.code == 2
+    assert "it is called FALSIFY-X-N now" in ran.err
+    assert tree(house) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

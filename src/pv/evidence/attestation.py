@@ -250,7 +250,9 @@ def parsed(content: bytes) -> dict[str, Any]:
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as wrong:
-        raise AttestationError(f"expected JSON: {wrong}") from None
+        raise AttestationError(
+            f"expected JSON, as `pv evidence export --format in-toto` or `sign` writes it, found none: {wrong}"
+        ) from None
     if not isinstance(data, dict) or data.get("_type") != STATEMENT_TYPE:
         raise AttestationError(f"expected an in-toto statement (_type {STATEMENT_TYPE})")
     return data

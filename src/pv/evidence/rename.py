@@ -151,7 +151,9 @@ def _holder(tree: _Tree, old: str, within: Path | None) -> tuple[Loaded, Contrac
     if not found:
         ids = [claim.id for _, its in tree.contracts for claim in its.claims]
         near = get_close_matches(old, ids, n=3)
+        now = next((claim.id for _, its in tree.contracts for claim in its.claims if old in claim.formerly), None)
         hint = f"did you mean {' or '.join(near)}?" if near else "`pv list` names them"
+        hint = f"it is called {now} now" if now else hint
         raise RenameError(f"expected the id of a claim or a contract's file, found {old!r}; {hint}")
     return found[0]
 
