@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pv.backends.cuda_kernels import begin, one_product, two_products
+from pv.backends.cuda_kernels import begin, one_product, rotate_append, two_products
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -75,25 +75,7 @@ def norm_qkv(
         high = (high.to(tl.float32) + tl.load(bias + first + HALF, mask=inside, other=0.0).to(tl.float32)).to(kind)
         tl.store(biased + first, low, mask=inside)
         tl.store(biased + first + HALF, high, mask=inside)
-    if head < QUERY + KEY:
-        c = tl.load(cos + at, mask=inside, other=0.0).to(tl.float32)
-        s = tl.load(sin + at, mask=inside, other=0.0).to(tl.float32)
-        turned_low = (low.to(tl.float32) * c - high.to(tl.float32) * s).to(kind)
-        turned_high = (high.to(tl.float32) * c + low.to(tl.float32) * s).to(kind)
-        if head < QUERY:
-            tl.store(q + first, turned_low, mask=inside)
-            tl.store(q + first + HALF, turned_high, mask=inside)
-        else:
-            own = (head - QUERY) * 2 * HALF + at
-            slot = ((head - QUERY) * capacity + tl.load(position)) * 2 * HALF + at
-            tl.store(k + own, turned_low, mask=inside)
-            tl.store(k + own + HALF, turned_high, mask=inside)
-            tl.store(to_keys + slot, turned_low, mask=inside)
-            tl.store(to_keys + slot + HALF, turned_high, mask=inside)
-    else:
-        slot = ((head - QUERY - KEY) * capacity + tl.load(position)) * 2 * HALF + at
-        tl.store(to_values + slot, low, mask=inside)
-        tl.store(to_values + slot + HALF, high, mask=inside)
+    rotate_append(low, high, head, at, cos, sin, q, k, to_keys, to_values, position, capacity, QUERY, KEY, HALF)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

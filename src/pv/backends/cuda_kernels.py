@@ -4,8 +4,9 @@ Every kernel stands for one operator of `pv.model.operators` and computes the sa
 plain float32 (no `tl.dot`, so TF32 cannot creep in). `decode_operators()` falls back to the reference operator for
 anything but one token, for block types and for layouts that a kernel does not read, so one table serves every call.
 
-The functions without a launch of their own (`begin`, `inverse_rms`, `activations`, `one_product`, `two_products`) are
-those that `pv.backends.cuda_fused_kernels` is made of too: what is computed in one place has the same bits in both.
+The functions without a launch of their own (`begin`, `inverse_rms`, `activations`, `one_product`, `two_products`,
+`rotate_append`) are those that the fused steps are made of too (`pv.backends.cuda_fused_kernels`, `quant_step`): what
+is computed in one place has the same bits in all.
 
 On a card with programmatic dependent launch (Hopper and later) a kernel lets the next one be placed before it is done,
 and a product has its first weights on the way before it waits for the activations: between the short kernels of a
@@ -127,6 +128,36 @@ def activations(x, gain, scale, at, K: tl.constexpr, NORM: tl.constexpr):
         weight = tl.load(gain + at, mask=at < K, other=0.0).to(tl.float32)
         value = _normalized(value, weight, scale, x.dtype.element_ty)
     return value
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def rotate_append(
+    low, high, head, at, cos, sin, q, k, to_keys, to_values, position, capacity, QUERY: tl.constexpr,
+    KEY: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """Pairs (d, d + HALF), `at` of them, of one head of q, k or v: q and k rotated, k and v into the cache."""
+    inside = at < HALF
+    kind = low.dtype
+    if head < QUERY + KEY:
+        c = tl.load(cos + at, mask=inside, other=0.0).to(tl.float32)
+        s = tl.load(sin + at, mask=inside, other=0.0).to(tl.float32)
+        turned_low = (low.to(tl.float32) * c - high.to(tl.float32) * s).to(kind)
+        turned_high = (high.to(tl.float32) * c + low.to(tl.float32) * s).to(kind)
+        if head < QUERY:
+            own = head * 2 * HALF + at
+            tl.store(q + own, turned_low, mask=inside)
+            tl.store(q + own + HALF, turned_high, mask=inside)
+        else:
+            own = (head - QUERY) * 2 * HALF + at
+            slot = ((head - QUERY) * capacity + tl.load(position)) * 2 * HALF + at
+            tl.store(k + own, turned_low, mask=inside)
+            tl.store(k + own + HALF, turned_high, mask=inside)
+            tl.store(to_keys + slot, turned_low, mask=inside)
+            tl.store(to_keys + slot + HALF, turned_high, mask=inside)
+    else:
+        slot = ((head - QUERY - KEY) * capacity + tl.load(position)) * 2 * HALF + at
+        tl.store(to_values + slot, low, mask=inside)
+        tl.store(to_values + slot + HALF, high, mask=inside)
 
 
 @triton.jit

@@ -32,8 +32,8 @@ import triton.language as tl
 
 from pv.backends import triton_quant as quant
 from pv.backends.cuda_fused import FusedCache, FusedStep
-from pv.backends.cuda_kernels import inverse_rms, norm_warps
-from pv.backends.triton_quant import LAUNCH, ON_CARD, Codes, Packed, begin, round_q8_0, round_q8_k
+from pv.backends.cuda_kernels import begin, inverse_rms, norm_warps, rotate_append
+from pv.backends.triton_quant import LAUNCH, ON_CARD, Codes, Packed, round_q8_0, round_q8_k
 from pv.model.operators import Operators
 from pv.model.quant_product import ACTIVATIONS, BLOCK
 from pv.model.weights import Prepared, Weight
@@ -70,25 +70,7 @@ def _rope_append(
     first = head * 2 * HALF + at
     low = tl.load(biased + first, mask=inside, other=0.0)
     high = tl.load(biased + first + HALF, mask=inside, other=0.0)
-    if head < QUERY + KEY:
-        c = tl.load(cos + at, mask=inside, other=0.0)
-        s = tl.load(sin + at, mask=inside, other=0.0)
-        turned_low = low * c - high * s
-        turned_high = high * c + low * s
-        if head < QUERY:
-            tl.store(q + first, turned_low, mask=inside)
-            tl.store(q + first + HALF, turned_high, mask=inside)
-        else:
-            own = (head - QUERY) * 2 * HALF + at
-            slot = ((head - QUERY) * capacity + tl.load(position)) * 2 * HALF + at
-            tl.store(k + own, turned_low, mask=inside)
-            tl.store(k + own + HALF, turned_high, mask=inside)
-            tl.store(to_keys + slot, turned_low, mask=inside)
-            tl.store(to_keys + slot + HALF, turned_high, mask=inside)
-    else:
-        slot = ((head - QUERY - KEY) * capacity + tl.load(position)) * 2 * HALF + at
-        tl.store(to_values + slot, low, mask=inside)
-        tl.store(to_values + slot + HALF, high, mask=inside)
+    rotate_append(low, high, head, at, cos, sin, q, k, to_keys, to_values, position, capacity, QUERY, KEY, HALF)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

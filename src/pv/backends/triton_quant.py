@@ -33,6 +33,7 @@ import torch
 import triton
 import triton.language as tl
 
+from pv.backends.cuda_kernels import begin
 from pv.model.errors import QuantError
 from pv.model.operators import REFERENCE, Operators, Product
 from pv.model.quant_product import ACTIVATIONS, BLOCK
@@ -240,14 +241,6 @@ def _dot(codes, x, CARD: tl.constexpr, SIGNED: tl.constexpr):
         one = (codes << (24 - 8 * byte)) >> 24 if SIGNED else (codes >> (8 * byte)) & 255
         total += one * ((x << (24 - 8 * byte)) >> 24)
     return total
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def begin(CARD: tl.constexpr):
-    """Let the next kernel be placed, then wait for what the last one wrote. Every kernel here calls it once."""
-    if CARD:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit  # type: ignore[untyped-decorator]
