@@ -29,8 +29,11 @@ class PeerError(ModelError):
 class LlamaCpp:
     """One model in llama.cpp, on the CPU. A context manager: leaving it frees the model."""
 
-    def __init__(self, path: Path, *, context: int = 1024, threads: int = 1, repack: bool = False) -> None:
-        """`repack` lets llama.cpp rearrange blocks for its fastest kernels, which add in another order.
+    def __init__(
+        self, path: Path, *, context: int = 1024, threads: int = 1, repack: bool = False, single: bool = False
+    ) -> None:
+        """`repack` lets llama.cpp rearrange blocks for its fastest kernels, which add in another order; `single` makes
+        it take one token a batch, as it does when it writes: one kernel, one order for every product.
 
         Raises PeerError when the wheel is missing or llama.cpp cannot load the file.
         """
@@ -44,10 +47,11 @@ class LlamaCpp:
         forced = ours.tokenizer.fast.token_to_id(_FORCED)
         if forced is None:
             raise PeerError(f"expected a token {_FORCED!r} in the vocabulary of {path}, which has none")
-        self._forced = int(forced)
+        self._forced, self._single = int(forced), single
         settings = xllamacpp.CommonParams()
         settings.model.path = str(path)
-        settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_parallel = context, context, context, 1
+        settings.n_ctx, settings.n_batch, settings.n_parallel = context, context, 1
+        settings.n_ubatch = 1 if single else context
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
         settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -90,7 +94,7 @@ class LlamaCpp:
             "prompt": list(tokens),
             "max_tokens": count,
             "temperature": 0.0,
-            "cache_prompt": False,
+            "cache_prompt": self._single,
             "logit_bias": [[self._forced, 1000.0]],
         }
         if logprobs:
