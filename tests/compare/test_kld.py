@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 
@@ -98,6 +99,16 @@ def test_data_for_json_holds_every_figure() -> None:
     assert data["kl_max_at"] == int(found.kl.argmax())
     assert data["same_top1_hits"] + len(data["flips"]) == 7
     assert data["same_top1_low"] <= data["same_top1"] < data["same_top1_high"]
+
+
+def test_logits_so_large_that_no_perplexity_fits_are_compared_all_the_same() -> None:
+    sound, hot = logits(0, 3), logits(1, 3, scale=1e6)
+    found = divergence([range(3)], serve(sound), serve(hot))
+    assert math.isinf(found.perplexity_test)
+    assert math.isfinite(found.perplexity_reference)
+    data = found.as_json()
+    assert data["perplexity_test"] is None
+    assert json.loads(json.dumps(data, allow_nan=False))["kl_max"] > 1e5
 
 
 def test_a_single_token_has_no_perplexity() -> None:

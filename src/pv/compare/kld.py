@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
+from math import exp, isfinite, sqrt
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ class Divergence:
     kl: F64  # (positions,)
     one_minus_cosine: F64  # (positions,), of the log-probabilities
     flips: tuple[Flip, ...]
-    perplexity_reference: float  # NaN when no position has a next token
+    perplexity_reference: float  # NaN when no position has a next token, infinite beyond float64
     perplexity_test: float
 
     @property
@@ -125,8 +125,8 @@ def divergence(windows: Iterable[Sequence[int]], reference: Logits, test: Logits
         kl=np.concatenate([part.kl for part in parts]),
         one_minus_cosine=np.concatenate([part.lost for part in parts]),
         flips=tuple(flip for part in parts for flip in part.flips),
-        perplexity_reference=exp(sum(part.nll_reference for part in parts) / told) if told else float("nan"),
-        perplexity_test=exp(sum(part.nll_test for part in parts) / told) if told else float("nan"),
+        perplexity_reference=_perplexity(sum(part.nll_reference for part in parts), told),
+        perplexity_test=_perplexity(sum(part.nll_test for part in parts), told),
     )
 
 
@@ -135,9 +135,17 @@ def cut(tokens: Sequence[int], length: int) -> list[Sequence[int]]:
     return [tokens[start : start + length] for start in range(0, len(tokens), length)]
 
 
+def _perplexity(nll: float, told: int) -> float:
+    """exp of the mean; NaN when no position has a next token, infinite where a broken model's logits leave float64."""
+    try:
+        return exp(nll / told) if told else float("nan")
+    except OverflowError:
+        return float("inf")
+
+
 def _or_none(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if value == value else None
+    """JSON has no NaN and no infinity."""
+    return value if isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
