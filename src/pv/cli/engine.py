@@ -12,6 +12,14 @@ from pv.backends.registry import ChoiceError
 from pv.cli.exit_codes import ExitCode
 from pv.model.errors import ModelError
 
+_EXTRAS = {
+    "gguf": "gguf",
+    "matplotlib": "report",
+    "transformers": "oracle",
+    "wgpu": "gpu",
+    "xllamacpp": "peers",
+}  # others come with the engine
+
 
 class DamagedModel(click.ClickException):
     """The model itself is at fault."""
@@ -48,5 +56,7 @@ def engine_errors() -> Iterator[None]:
         place = f" ({problem.filename})" if problem.filename else ""
         raise SystemRefused(f"{problem.strerror or problem}{place}") from None
     except ImportError as problem:
-        needs = f"this command needs the package {problem.name}"
-        raise BackendBlocked(f"{needs}; pip install 'provable-contracts-pv[engine]'") from None
+        package = (problem.name or str(problem)).partition(".")[0]
+        extra = _EXTRAS.get(package, "engine")
+        needs = f"this command needs the package {package}"
+        raise BackendBlocked(f"{needs}; pip install 'provable-contracts-pv[{extra}]'") from None
