@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -76,14 +79,54 @@ def test_a_file_that_is_there_is_kept_unless_forced(teacher: Path, tmp_path: Pat
     assert open_gguf(path).spec.vocab == 512
 
 
-def test_narrow_rows_are_named_on_stderr(tmp_path: Path) -> None:
-    spec = ModelSpec(300, 96, 1, 4, 2, 24, 256, 1e6, 1e-6, tied=True, context=64)
+def test_narrow_rows_are_named_on_stderr_a_line_for_each_part(tmp_path: Path) -> None:
+    """Ffn_down's rows are 256 wide; of the four layers, Q4_K_M gives the last two values of the layers more bits."""
+    spec = ModelSpec(300, 96, 4, 4, 2, 24, 256, 1e6, 1e-6, tied=True, context=64)
     write_model(Recipe(spec), tmp_path / "narrow")
-    done = call(str(tmp_path / "narrow"), "--to", "gguf", "--type", "Q4_K", "--no-tokenizer")
+    done = call(str(tmp_path / "narrow"), "--to", "gguf", "--type", "Q4_K_M", "--no-tokenizer")
     assert done.exit_code == ExitCode.OK
-    assert done.stdout.strip() == str(tmp_path / "narrow-Q4_K.gguf")
-    assert "layers.0.ffn_gate: its rows are no whole number of Q4_K blocks, stored as Q5_0" in done.stderr
-    assert "ffn_down" not in done.stderr
+    assert done.stdout.strip() == str(tmp_path / "narrow-Q4_K_M.gguf")
+    assert done.stderr.splitlines() == [
+        "embedding: rows of 96 are no whole number of Q6_K blocks, stored as Q8_0",
+        "layers.0-3.q: rows of 96 are no whole number of Q4_K blocks, stored as Q5_0",
+        "layers.0-3.k: rows of 96 are no whole number of Q4_K blocks, stored as Q5_0",
+        "layers.0-1.v: rows of 96 are no whole number of Q4_K blocks, stored as Q5_0",
+        "layers.0-3.attn_out: rows of 96 are no whole number of Q4_K blocks, stored as Q5_0",
+        "layers.0-3.ffn_gate: rows of 96 are no whole number of Q4_K blocks, stored as Q5_0",
+        "layers.0-3.ffn_up: rows of 96 are no whole number of Q4_K blocks, stored as Q5_0",
+        "layers.2-3.v: rows of 96 are no whole number of Q6_K blocks, stored as Q8_0",
+    ]
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_folder_or_a_device_is_never_replaced(teacher: Path, tmp_path: Path, force: tuple[str, ...]) -> None:
+    """As root, a rename would put a file in the place of a device node; a pipe is no file either."""
+    (tmp_path / "folder.gguf").mkdir()
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for name in ("folder.gguf", "pipe.gguf"):
+        path = tmp_path / name
+        done = call(str(teacher), "--to", "gguf", "--type", "Q8_0", "--output", str(path), *force)
+        assert done.exit_code == ExitCode.USAGE
+        assert f"expected a file to replace at {path}, which is none; give another --output" in done.stderr
+    assert (tmp_path / "folder.gguf").is_dir()
+    assert (tmp_path / "pipe.gguf").is_fifo()
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_file(teacher: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"mine")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))  # the system's refusal in the middle of a tensor
+    try:
+        done = call(str(teacher), "--to", "gguf", "--type", "Q8_0", "--output", str(path), "--force")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.exit_code == ExitCode.FAILURE
+    assert re.search(
+        r"the disk took only a part \(\d+ requested and \d+ written\): is it full\? \(.*x.gguf\)", done.stderr
+    )
+    assert [(p.name, p.read_bytes()) for p in tmp_path.glob("*.gguf*")] == [("x.gguf", b"mine")]
+    assert not list(tmp_path.glob(".x.gguf*"))
 
 
 def test_a_model_without_merges_needs_no_tokenizer_said(tmp_path: Path) -> None:
