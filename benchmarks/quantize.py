@@ -1,9 +1,10 @@
 """Measure every file type on the trained teacher, ours beside llama.cpp's: `python benchmarks/quantize.py [--write]`.
 
 For each type: size; the divergence of its forward from the float32 forward over the held-out text, through our
-quantized product and through llama.cpp on the same file; where the two disagree on a first token; tokens a second of
-both; and how fast the type is written. `--write` puts the tables between the marks in docs/gguf.md; nothing there is
-typed by hand.
+quantized product and through llama.cpp on the same file; how far the two are apart, in ggml's order of additions and in
+ours, and where they disagree on a first token; tokens a second of both; and how fast the type is written. `--write`
+puts the tables between the marks in docs/gguf.md; nothing there is typed by hand. `--tables loss,peer` leaves out the
+speeds, which want a quiet machine.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ import numpy as np
 import torch
 
 from pv.backends.cpu import cpu_facts, open_cpu
+from pv.backends.cpu_ggml import open_cpu_ggml
+from pv.backends.torch_session import TorchSession
+from pv.cli.kld_peer import FAR, NEAR_TIE
 from pv.compare.kld import Divergence, divergence
 from pv.model.gguf_file import dequantized, open_gguf
 from pv.model.gguf_peer import LlamaCpp, PeerError
@@ -32,7 +37,8 @@ from pv.model.quant import ENCODERS, dequantize, quantize
 ROOT = Path(__file__).parents[1]
 TEACHER = ROOT / "fixtures" / "tiny-teacher"
 DOCS = ROOT / "docs" / "gguf.md"
-NEAR_TIE = 0.1  # nats; an int8 code that rounds the other way moves a log-probability by up to 0.08 here
+TABLES = ("loss", "peer", "speed")
+EQUAL = 1e-11  # 1 - cosine below which two positions differ by float32 rounding alone
 WRITTEN = 48  # tokens written for the decode figure
 
 
@@ -45,8 +51,20 @@ class Side:
     same_top1: float
     same_top1_low: float
     lost: float  # mean 1 - cosine of log-probabilities against float32
-    reading: float  # tokens a second of a prompt
-    writing: float  # tokens a second, one by one
+    reading: float | None  # tokens a second of a prompt; None: not measured
+    writing: float | None  # tokens a second, one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """We and llama.cpp on the same file, adding in one order."""
+
+    mean: float  # 1 - cosine of log-probabilities
+    worst: float
+    above: int  # positions above FAR
+    equal: float  # share of positions that differ by float32 rounding alone
+    near_ties: int
+    flips: tuple[tuple[int, int, int, float], ...]  # position, llama.cpp's token, ours, llama.cpp's margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +76,8 @@ class Row:
     ours: Side
     product_kl: float  # of our quantized product against the same weights as float32
     llama: Side | None
-    apart: float | None  # mean 1 - cosine between ours and llama.cpp
-    exact: float | None  # share of positions where they agree to float32 rounding
-    disagree: int | None  # first tokens that differ
-    near_ties: int | None
-    flips: tuple[tuple[int, int, int, float], ...] = ()  # position, llama.cpp's token, ours, llama.cpp's margin
+    in_ggml_order: Apart | None
+    in_own_order: Apart | None
 
 
 def main() -> None:
@@ -70,16 +85,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the tables into docs/gguf.md")
     parser.add_argument("--lines", type=int, help="use only the first so many lines of the text")
+    parser.add_argument("--tables", default=",".join(TABLES), help="comma list of tables to measure and write")
     parser.add_argument("--types", default=",".join(FileType), help="comma list of file types")
     options = parser.parse_args()
+    tables = options.tables.split(",")
+    if unknown := set(tables) - set(TABLES):
+        parser.error(f"expected tables of {', '.join(TABLES)}, got {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     teacher = open_model(TEACHER)
     text = (TEACHER / "heldout.txt").read_text().splitlines()[: options.lines]
     documents = [teacher.tokenizer.encode(line) for line in text]
-    reference = table_of(teacher, documents)
+    reference = table_of(open_cpu(teacher.weights), documents)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measured(teacher, FileType(k), documents, reference, Path(folder)) for k in options.types.split(",")]
-    speeds = {str(kind): quantizer_speed(kind) for kind in ENCODERS}
+        rows = [
+            measured(teacher, FileType(kind), documents, reference, Path(folder), timed="speed" in tables)
+            for kind in options.types.split(",")
+        ]
+    speeds = {str(kind): quantizer_speed(kind) for kind in ENCODERS} if "speed" in tables else {}
     facts = {
         "machine": f"{cpu_facts().name}, one thread, torch {torch.__version__}, numpy {np.__version__}, "
         f"Python {platform.python_version()}",
@@ -90,47 +112,58 @@ def main() -> None:
     }
     print(json.dumps({**facts, "rows": [asdict(row) for row in rows], "speeds": speeds}, indent=1))
     if options.write:
-        write_page(facts, rows, speeds)
+        write_page(facts, rows, speeds, tables)
 
 
-def measured(teacher: Model, kind: FileType, documents: list[list[int]], reference: np.ndarray, folder: Path) -> Row:
+def measured(
+    teacher: Model, kind: FileType, documents: list[list[int]], reference: np.ndarray, folder: Path, *, timed: bool
+) -> Row:
     """One file type, both implementations."""
     written = convert(teacher, folder / f"{kind}.gguf", kind, tokenizer=teacher.tokenizer)
     model = open_gguf(written.path)
-    ours = table_of(model, documents)
-    dense = table_of(dequantized(model), documents)
-    mine = side(against(reference, ours, documents), *our_speed(model, documents))
+    ours = table_of(open_cpu(model.weights), documents)
+    dense = table_of(open_cpu(dequantized(model).weights), documents)
+    mine = side(against(reference, ours, documents), our_speed(model, documents) if timed else None)
     product = float(against(dense, ours, documents).kl.mean())
     try:
-        with LlamaCpp(written.path) as peer:
+        with LlamaCpp(written.path, single=True) as peer:
             theirs = np.concatenate([peer.text_logprobs(document) for document in documents])
-        with LlamaCpp(written.path, repack=True) as peer:
-            speed = best_speed(peer, documents)
+        speed = their_speed(written.path, documents) if timed else None
     except PeerError as absent:
-        print(f"llama.cpp: {absent}")
-        return Row(kind, written.nbytes, mine, product, None, None, None, None, None)
-    both = against(theirs, ours, documents)
+        print(f"llama.cpp: {absent}", file=sys.stderr)
+        return Row(kind, written.nbytes, mine, product, None, None, None)
+    same_order = table_of(open_cpu_ggml(model.weights), documents)
     return Row(
         kind=kind,
         nbytes=written.nbytes,
         ours=mine,
         product_kl=product,
-        llama=side(against(reference, theirs, documents), *speed),
-        apart=float(both.one_minus_cosine.mean()),
-        exact=float((both.one_minus_cosine < 1e-11).mean()),
-        disagree=len(both.flips),
-        near_ties=len(both.near_ties(NEAR_TIE)),
-        flips=tuple(both.flips),
+        llama=side(against(reference, theirs, documents), speed),
+        in_ggml_order=apart(against(theirs, same_order, documents)),
+        in_own_order=apart(against(theirs, ours, documents)),
     )
 
 
-def table_of(model: Model, documents: list[list[int]]) -> np.ndarray:
+def table_of(session: TorchSession, documents: list[list[int]]) -> np.ndarray:
     """Logits after every token of every document, (positions, V) float32."""
-    session, parts = open_cpu(model.weights), []
+    parts = []
     for document in documents:
         session.reset()
         parts.append(session.prefill_all(document))
     return np.concatenate(parts)
+
+
+def apart(found: Divergence) -> Apart:
+    """The figures of one order."""
+    far = found.one_minus_cosine
+    return Apart(
+        mean=float(far.mean()),
+        worst=float(far.max()),
+        above=int((far > FAR).sum()),
+        equal=float((far < EQUAL).mean()),
+        near_ties=len(found.near_ties(NEAR_TIE)),
+        flips=tuple(found.flips),
+    )
 
 
 def against(reference: np.ndarray, test: np.ndarray, documents: list[list[int]]) -> Divergence:
@@ -148,9 +181,9 @@ def served(table: np.ndarray) -> Callable[[Sequence[int]], np.ndarray]:
     return after_each
 
 
-def side(found: Divergence, reading: float, writing: float) -> Side:
+def side(found: Divergence, speed: tuple[float, float] | None) -> Side:
     """The figures of the table."""
-    data = found.as_json()
+    data, (reading, writing) = found.as_json(), speed or (None, None)
     return Side(
         data["kl_mean"], data["kl_p999"], data["same_top1"], data["same_top1_low"], data["one_minus_cosine_mean"],
         reading, writing,
@@ -172,9 +205,10 @@ def our_speed(model: Model, documents: list[list[int]], tries: int = 12) -> tupl
     return best[0], best[1]
 
 
-def best_speed(peer: LlamaCpp, documents: list[list[int]], tries: int = 12) -> tuple[float, float]:
+def their_speed(path: Path, documents: list[list[int]], tries: int = 12) -> tuple[float, float]:
     """The same of llama.cpp, as it times itself, with its fastest kernels."""
-    found = [peer.speed(prompt_of(documents), WRITTEN) for _ in range(tries)]
+    with LlamaCpp(path, repack=True) as peer:
+        found = [peer.speed(prompt_of(documents), WRITTEN) for _ in range(tries)]
     return max(reading for reading, _ in found), max(writing for _, writing in found)
 
 
@@ -210,15 +244,18 @@ def peer_version() -> str:
 # --- the page ---
 
 
-def write_page(facts: dict[str, Any], rows: list[Row], speeds: dict[str, dict[str, float]]) -> None:
+def write_page(
+    facts: dict[str, Any], rows: list[Row], speeds: dict[str, dict[str, float]], tables: Sequence[str]
+) -> None:
     """Replace what stands between the marks of docs/gguf.md."""
     page = DOCS.read_text(encoding="utf-8")
-    for mark, content in (
-        ("loss", loss_table(facts, rows)),
-        ("peer", peer_table(rows)),
-        ("speed", speed_table(facts, rows, speeds)),
-    ):
-        start, end = f"<!-- {mark} -->\n", f"<!-- end {mark} -->"
+    written: dict[str, Callable[[], str]] = {
+        "loss": lambda: loss_table(facts, rows),
+        "peer": lambda: peer_table(rows),
+        "speed": lambda: speed_table(facts, rows, speeds),
+    }
+    for mark in tables:
+        content, start, end = written[mark](), f"<!-- {mark} -->\n", f"<!-- end {mark} -->"
         head, _, rest = page.partition(start)
         _, _, tail = rest.partition(end)
         if not tail:
@@ -246,22 +283,33 @@ def loss_table(facts: dict[str, Any], rows: list[Row]) -> str:
 
 
 def peer_table(rows: list[Row]) -> str:
-    """How near we are to llama.cpp on the same file."""
+    """How near we are to llama.cpp on the same file, in either order."""
+    both = [(row.kind, row.in_ggml_order, row.in_own_order) for row in rows if row.in_ggml_order and row.in_own_order]
     lines = [
-        "| type | 1 - cos of the two, mean | equal up to float32 rounding | other first token | of these near ties |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| type | ggml's order: 1 - cos, worst | other first token | our order: 1 - cos, worst | mean | above 1e-6 "
+        "| equal up to float32 rounding | other first token | of these near ties |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {row.kind} | {row.apart:.1e} | {row.exact:.1%} | {row.disagree} | {row.near_ties} |"
-        for row in rows
-        if row.apart is not None
+        f"| {kind} | {ggml.worst:.1e} | {len(ggml.flips)} | {own.worst:.1e} | {own.mean:.1e} | {own.above} "
+        f"| {own.equal:.1%} | {len(own.flips)} | {own.near_ties} |"
+        for kind, ggml, own in both
     ]
     listed = [
-        f"{row.kind} at {place}: {theirs} became {ours}, margin {margin:.4f}"
-        for row in rows
-        for place, theirs, ours, margin in row.flips
+        flips_of([(kind, ggml) for kind, ggml, _ in both], "ggml's"),
+        flips_of([(k, own) for k, _, own in both], "our"),
     ]
-    return "\n".join(lines) + "\n\n" + ("; ".join(listed) or "No first token differs") + ".\n"
+    return "\n".join(lines) + "\n\n" + " ".join(listed) + "\n"
+
+
+def flips_of(rows: Iterable[tuple[str, Apart]], order: str) -> str:
+    """Where a first token differs in this order, with llama.cpp's margin."""
+    found = "; ".join(
+        f"{kind} at {place}: {theirs} became {ours}, margin {margin:.4f}"
+        for kind, apart in rows
+        for place, theirs, ours, margin in apart.flips
+    )
+    return f"In {order} order: {found}." if found else f"In {order} order no first token differs."
 
 
 def speed_table(facts: dict[str, Any], rows: list[Row], speeds: dict[str, dict[str, float]]) -> str:
