@@ -46,9 +46,9 @@ _LISTED = 10  # flips shown without --json
 )  # fmt: skip
 @click.option(
     "--order", type=click.Choice(ORDERS),
-    help="With --peer: add float32 sums in pv's own order, or in that of ggml's x86 kernels. A quantized product rounds "
-    "activations to int8, and where a sum differs in its last bit the code can be another, which moves a position by "
-    "about 1e-6 (1 - cosine); in ggml's order no code is another, so what is left is a defect. "
+    help="With --peer: add float32 sums in pv's own order, or in that of ggml's x86 kernels. A quantized product "
+    "rounds activations to int8, and where a sum differs in its last bit the code can be another, which moves a "
+    "position by about 1e-6 (1 - cosine); in ggml's order no code is another, so what is left is a defect. "
     "[default: ggml for files of blocks on the CPU, else own]",
 )  # fmt: skip
 @click.option(
