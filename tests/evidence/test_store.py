@@ -158,8 +158,12 @@ def test_the_index_sees_new_changed_and_removed_files(evidence, make_record):
 def test_the_index_may_be_lost_or_damaged(evidence, make_record):
     record = evidence.add(make_record(log=None))
     assert evidence.summaries() == Store(evidence.root).summaries()
-    (evidence.cache / "evidence-index.json").write_text('{"version": 1, "root": 3')
-    assert [s.digest for s in evidence.summaries()] == [record.digest]
+    file = evidence.cache / "evidence-index.json"
+    whole = file.read_bytes()
+    for damage in (b"{", whole.replace(b"SURVIVED", b"FALSIFIED"), whole.replace(b"[", b"{"), whole[:-9]):
+        assert damage != whole
+        file.write_bytes(damage)
+        assert [(s.digest, s.verdict) for s in evidence.summaries()] == [(record.digest, record.verdict)]
 
 
 def test_the_index_tells_what_the_record_says(evidence, make_record):

@@ -14,7 +14,7 @@ from pv.contract.project import Profile, Project
 from pv.contract.vocabulary import Status
 from pv.diagnostics.model import Severity
 from pv.rules import validation
-from pv.rules.cache import FILE_NAME, Cache
+from pv.rules.cache import FILE_NAMES, Cache
 from pv.rules.facts import Facts
 from pv.rules.validation import as_counts, summary, validate
 from tests.contract.samples import SOUND
@@ -230,7 +230,7 @@ def test_checking_one_file_does_not_forget_the_others(project, counted):
 def test_a_damaged_cache_is_no_cache(project, content):
     write(project, "a-v1", BROKEN)
     expected = codes(remembered(project))
-    (project.cache / FILE_NAME).write_bytes(content)
+    (project.cache / FILE_NAMES[project.profile]).write_bytes(content)
     assert codes(remembered(project)) == expected
 
 
@@ -240,9 +240,8 @@ def test_the_cache_is_marked_and_kept_out_of_version_control(project):
     assert (project.cache / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
     assert (project.cache / ".gitignore").read_text() == "*\n"
     assert {path.name for path in project.root.iterdir()} == {"contracts", ".git", ".pv_cache"}
-    assert json.loads((project.cache / FILE_NAME).read_text())["entries"].keys() == {
-        str(project.root / "contracts" / "a-v1.yaml")
-    }
+    kept = (project.cache / FILE_NAMES[project.profile]).read_text().partition("\n")[2]
+    assert json.loads(kept).keys() == {str(project.root / "contracts" / "a-v1.yaml")}
 
 
 def test_without_a_cache_nothing_is_written(project):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 # MAJOR.MINOR.PATCH, with a pre-release and a build where there are any (semver.org).
@@ -22,7 +23,7 @@ class Status(StrEnum):
     DISCHARGED = "DISCHARGED"
     FALSIFIED = "FALSIFIED"
 
-    @property
+    @cached_property
     def rung(self) -> int:
         """Height on the ladder; -1 for FALSIFIED."""
         return -1 if self is Status.FALSIFIED else list(Status).index(self)
@@ -38,7 +39,7 @@ class Verdict(StrEnum):
     VACUOUS = "VACUOUS"
     FALSIFIED = "FALSIFIED"
 
-    @property
+    @cached_property
     def badness(self) -> int:
         """Order of 'worst over cells': SURVIVED < BLOCKED < INCONCLUSIVE < ERROR < VACUOUS < FALSIFIED."""
         return list(Verdict).index(self)

@@ -11,24 +11,20 @@ ids in its registrations had first (`formerly`): a rename is no change of what i
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pv.contract.project import Project
-from pv.document.cachedir import make_cache_folder
+from pv.document.cachedir import identity_of, keep, recall
 from pv.evidence import source_meaning
 from pv.evidence.digests import closure_digest
 from pv.evidence.record import FileDigest
 from pv.evidence.registrations import renamed
 from pv.evidence.source_meaning import ImportLine
 
-CACHE_VERSION = 1
 FILE = "closure-cache.json"
 CONTRACT_SIDE = frozenset(
     {"cli", "report", "falsify", "evidence", "ladder", "rules", "contract", "document", "diagnostics"}
@@ -77,9 +73,12 @@ class Sources:
     _changed: bool = field(default=False, repr=False)
     _of_packages: dict[Path, Sources] = field(default_factory=dict, repr=False)
     _closures: dict[CheckSource, Closure] = field(default_factory=dict, repr=False)
+    _looked_up: dict[tuple[Path, tuple[str, ...]], list[Path] | None] = field(default_factory=dict, repr=False)
+    _folders: dict[Path, bool] = field(default_factory=dict, repr=False)  # folder of a module -> whether it is inside
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
+        self._search = (self.root / "src", self.root, *((self.package.parent,) if self.package else ()))
 
     def closure(self, check: CheckSource) -> Closure:
         """The closure of a check. A plug-in's files stand in it as they were installed: `package/claims/x_v1.py`."""
@@ -89,7 +88,7 @@ class Sources:
 
     def _closure(self, check: CheckSource) -> Closure:
         start = check.path.resolve()
-        package = None if self._inside(start) else _package_of(start)
+        package = None if self._holds(start) else _package_of(start)
         if package is not None:
             return self._of_package(package).closure(check)
         files = {self._name(start): self._own_digest(start, dict(check.ids))} if start.is_file() else {}
@@ -121,12 +120,7 @@ class Sources:
         """Remember what was read. A cache that cannot be written is only slow."""
         if self.cache is None or not self._changed:
             return
-        data = {"version": CACHE_VERSION, "root": str(self.root), "files": self._known}
-        with contextlib.suppress(OSError):
-            make_cache_folder(self.cache)
-            temporary = self.cache / f"{FILE}.{os.getpid()}"
-            temporary.write_text(json.dumps(data, separators=(",", ":")))
-            temporary.replace(self.cache / FILE)
+        keep(self.cache / FILE, self._identity(), self._known)
         self._changed = False
 
     def data_digest(self, name: str) -> str:
@@ -164,6 +158,8 @@ class Sources:
 
     def _find_imported(self, path: Path) -> Iterator[Path]:
         here = path.parent
+        if here not in self._folders:
+            self._folders[here] = self._inside(here)
         for line in self._module(path).imports:
             if line.level:
                 base = here
@@ -171,7 +167,7 @@ class Sources:
                     base = base.parent
                 bases = [base] if self._inside(base) else []
             else:
-                bases = [*self._search, *([here] if self._inside(here) else [])]
+                bases = [*self._search, *([here] if self._folders[here] else [])]
             yield from self._resolve(bases, line)
 
     def _resolve(self, bases: Iterable[Path], line: ImportLine) -> Iterator[Path]:
@@ -208,18 +204,18 @@ class Sources:
                 if path.is_file() and self._inside(path):
                     yield path.resolve()
 
-    @property
-    def _search(self) -> tuple[Path, ...]:
-        return (self.root / "src", self.root, *((self.package.parent,) if self.package else ()))
-
-    def _module_files(self, base: Path, parts: Sequence[str]) -> list[Path] | None:
+    def _module_files(self, base: Path, parts: tuple[str, ...]) -> list[Path] | None:
         """Like the function of this name; beside the installed package there are others, which do not count."""
         if self.package is not None and base == self.package.parent and parts[:1] != (self.package.name,):
             return None
-        return _module_files(base, parts)
+        if (base, parts) not in self._looked_up:  # thousands of modules import the same few
+            self._looked_up[base, parts] = _module_files(base, parts)
+        return self._looked_up[base, parts]
 
     def _inside(self, path: Path) -> bool:
-        path = path.resolve()
+        return self._holds(path.resolve())
+
+    def _holds(self, path: Path) -> bool:
         return path.is_relative_to(self.root) or (self.package is not None and path.is_relative_to(self.package))
 
     def _name(self, path: Path) -> str:
@@ -272,12 +268,10 @@ class Sources:
         self._known, self._changed = known, True
 
     def _load(self) -> dict[str, list[Any]]:
-        if self.cache is not None:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                data = json.loads((self.cache / FILE).read_bytes())
-                if data["version"] == CACHE_VERSION and data["root"] == str(self.root):
-                    return dict(data["files"])
-        return {}
+        return (None if self.cache is None else recall(self.cache / FILE, self._identity())) or {}
+
+    def _identity(self) -> str:
+        return identity_of(Path(__file__).parent.parent, ("evidence",), str(self.root))
 
 
 def closure_of(project: Project, check: CheckSource) -> Closure:

@@ -17,6 +17,7 @@ from typing import Any
 import rfc8785
 
 from pv.contract.claims import Claim, Contract, Threshold, equation_name
+from pv.evidence import canonical
 from pv.evidence.record import FileDigest
 from pv.evidence.statement import PREFIX, number
 
@@ -65,7 +66,7 @@ def closure_digest(files: Iterable[FileDigest]) -> str:
 
 
 def _sha256(value: Any) -> str:
-    return PREFIX + hashlib.sha256(rfc8785.dumps(value)).hexdigest()
+    return PREFIX + hashlib.sha256(canonical.dumps(value)).hexdigest()
 
 
 def _bound_meaning(contract: Contract, claim: Claim) -> dict[str, Any]:

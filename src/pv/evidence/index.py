@@ -5,18 +5,14 @@ Keyed by file name, size and mtime. One JSON file; lists that many records share
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pv.contract.vocabulary import Cell, DeviceClass, Level, Verdict
-from pv.document.cachedir import make_cache_folder
+from pv.document.cachedir import identity_of, keep, recall
 
-INDEX_VERSION = 1
 FILE = "evidence-index.json"
 Stat = tuple[str, int, int]  # relative path, size, mtime in ns
 
@@ -106,21 +102,16 @@ def in_time(summary: Summary) -> tuple[str, str]:
 
 def _load(cache: Path | None, root: Path) -> _Table:
     """The table on disk, or an empty one: a missing, foreign or damaged cache is no error."""
-    if cache is not None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            data = json.loads((cache / FILE).read_bytes())
-            if data["version"] == INDEX_VERSION and data["root"] == str(root.resolve()):
-                return _Table(data["rows"], data["closures"])
-    return _Table({}, {})
+    data = None if cache is None else recall(cache / FILE, _identity(root))
+    return _Table({}, {}) if data is None else _Table(*data)
 
 
 def _save(cache: Path, root: Path, rows: Mapping[str, Any], closures: Mapping[str, Any]) -> None:
-    data = {"version": INDEX_VERSION, "root": str(root.resolve()), "rows": rows, "closures": closures}
-    with contextlib.suppress(OSError):  # a cache that cannot be written is only slow
-        make_cache_folder(cache)
-        temporary = cache / f"{FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(data, separators=(",", ":")))
-        temporary.replace(cache / FILE)
+    keep(cache / FILE, _identity(root), [rows, closures])
+
+
+def _identity(root: Path) -> str:
+    return identity_of(Path(__file__).parent.parent, ("contract", "evidence"), str(root.resolve()))
 
 
 def _row(summary: Summary) -> list[Any]:

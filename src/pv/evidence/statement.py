@@ -13,7 +13,7 @@ import rfc8785
 from pydantic import ValidationError
 
 from pv.contract.vocabulary import Cell, DeviceClass, Level, Verdict
-from pv.evidence import schema
+from pv.evidence import canonical, schema
 from pv.evidence.record import (
     ControlRecord,
     Environment,
@@ -44,12 +44,11 @@ def to_bytes(record: Record) -> bytes:
     """
     try:
         statement = schema.Statement.model_validate(_statement(record))
-        content: bytes = rfc8785.dumps(statement.model_dump(by_alias=True, exclude_none=True))
+        return canonical.dumps(statement.model_dump(by_alias=True, exclude_none=True))
     except ValidationError as error:
         raise StatementError(f"record of {record.claim_id}: {_first(error)}") from error
     except rfc8785.CanonicalizationError as error:
         raise StatementError(f"record of {record.claim_id}: expected values that JSON can carry: {error}") from error
-    return content
 
 
 def from_bytes(content: bytes, *, canonical: bool = True) -> Record:

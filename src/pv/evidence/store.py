@@ -125,7 +125,8 @@ class Store:
     def record_files(self) -> Iterator[Path]:
         """Every file under a claim's folder, sorted; leftovers of a killed write are passed over."""
         for folder in _folders(self.root):
-            yield from sorted(p for p in folder.iterdir() if not p.name.startswith(TEMPORARY))
+            names = sorted(name for name in os.listdir(folder) if not name.startswith(TEMPORARY))
+            yield from (folder / name for name in names)
 
     def log_files(self) -> Iterator[Path]:
         """Every file under `logs/`, sorted."""
@@ -229,7 +230,9 @@ def _refuse_contradictions(record: Record) -> None:
 def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
-    return sorted(p for p in root.iterdir() if p.is_dir() and p.name != LOGS and not p.name.startswith("."))
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and entry.name != LOGS]
+    return [root / name for name in sorted(names) if not name.startswith(".")]
 
 
 def _stats(root: Path) -> Iterator[tuple[str, int, int]]:

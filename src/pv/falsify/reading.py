@@ -7,9 +7,11 @@ imports. Whatever is not written out is a diagnostic with its place.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -25,6 +27,7 @@ API = ("pv.falsify", "pv.falsify.api")
 FAMILY_OF_DECORATOR: Mapping[str, Family] = {"falsifier": "falsifier", "harness": "harness"}
 DECORATOR_WORDS = ("id", "level", "controls", "attacks", "data", "cost", "timeout", "bound")
 CONTROL_WORDS = ("name", "plant", "breaks", "cells")
+BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # where statements hold statements, in file order
 DEFAULT_TIMEOUT = 300.0
 FILE_START = Span(0, 0, 1, 1, 1, 1)
 
@@ -134,6 +137,7 @@ class _Reader:
     def __init__(self, path: Path, display: str, source: str, from_plugin: bool) -> None:
         self.path, self.display, self.from_plugin = path, display, from_plugin
         self.lines = source.splitlines(keepends=True)
+        self.starts = list(accumulate(map(len, self.lines), initial=0))  # offset of each line, and of the end
         self.names: dict[str, str] = {}  # local name -> dotted name it was imported as
         self.checks: list[FoundCheck] = []
         self.problems: list[Diagnostic] = []
@@ -142,7 +146,7 @@ class _Reader:
         for statement in tree.body:
             self.names.update(_imported_names(statement))
         top = {id(statement) for statement in tree.body}
-        for node in ast.walk(tree):
+        for node in _statements(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 for decorator in node.decorator_list:
                     self._decorator(node, decorator, at_top=id(node) in top)
@@ -237,7 +241,7 @@ class _Reader:
 
     def _point(self, line: int, column: int) -> _Point:
         # ast counts columns in UTF-8 bytes; spans count characters
-        before = sum(len(text) for text in self.lines[: line - 1])
+        before = self.starts[min(line - 1, len(self.lines))]
         text = self.lines[line - 1] if line <= len(self.lines) else ""
         characters = len(text.encode()[:column].decode(errors="ignore"))
         return _Point(before + characters, characters + 1)
@@ -265,6 +269,16 @@ class _Reader:
             where=check.function,
             help="plant a defect that the check must catch",
         )
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every statement in the order of `ast.walk`, without the expressions: they hold no definition, and are most."""
+    pending: deque[ast.AST] = deque([tree])
+    while pending:
+        node = pending.popleft()
+        yield node
+        for name in BLOCKS:
+            pending.extend(getattr(node, name, ()))
 
 
 def _imported_names(node: ast.stmt) -> dict[str, str]:

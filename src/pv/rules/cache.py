@@ -7,19 +7,18 @@ rules about evidence always run again.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pv import __version__
-from pv.contract.project import Project
+from pv.contract.project import Profile, Project
 from pv.diagnostics.model import Diagnostic, Severity, Span, TextEdit
-from pv.document.cachedir import make_cache_folder
+from pv.document.cachedir import identity_of, keep, recall
 from pv.rules.outline import Outline, OutlinedClaim
 
-FILE_NAME = "validate.json"
+FILE_NAMES = {Profile.COMPAT: "validate.json", Profile.STRICT: "validate-strict.json"}  # the gate is always strict
 _ROOMS = ("contract", "diagnostics", "document", "rules")  # whose source decides what is found in a file
 
 
@@ -49,15 +48,8 @@ class Cache:
     @classmethod
     def open(cls, project: Project) -> Cache:
         """The project's cache; an empty one where it is absent, foreign or damaged."""
-        import json  # not at the top, nor below: a call that remembers nothing needs neither of them
-
-        file, identity = project.cache / FILE_NAME, _identity(project)
-        try:
-            content = json.loads(file.read_bytes())
-        except (OSError, ValueError):
-            content = None
-        sound = isinstance(content, dict) and content.get("identity") == identity
-        entries = content.get("entries") if sound and isinstance(content, dict) else None
+        file, identity = project.cache / FILE_NAMES[project.profile], _identity(project)
+        entries = recall(file, identity)
         return cls(file, identity, entries if isinstance(entries, dict) else {})
 
     @classmethod
@@ -98,44 +90,22 @@ class Cache:
         """Write the cache, atomically. A folder that cannot be written is no reason to fail."""
         if self._file is None or not (self._new or self._changed):
             return
-        import json
-        import tempfile  # costs as much as reading ten contracts, and most calls write nothing
-
         # Files of other calls stay remembered, so that checking one file does not forget the others.
         new = {key: [sha256, states, _written(found)] for key, (sha256, states, found) in self._new.items()}
-        content = {"identity": self._identity, "entries": {**self._old, **new}}
-        with contextlib.suppress(OSError):
-            make_cache_folder(self._file.parent)
-            descriptor, name = tempfile.mkstemp(dir=self._file.parent, suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                    stream.write(json.dumps(content, separators=(",", ":")))
-                os.replace(name, self._file)
-            except OSError:
-                os.unlink(name)
-                raise
+        keep(self._file, self._identity, {**self._old, **new})
 
 
 def _identity(project: Project) -> str:
     """What else decides what is found in a file: the tool and the settings that rules read."""
-    import hashlib
-
-    digest = hashlib.sha256(f"{__version__}\n".encode())
-    package = Path(__file__).parent.parent
-    for room in _ROOMS:
-        for entry in sorted(os.scandir(package / room), key=lambda entry: entry.name):
-            if entry.name.endswith(".py"):
-                facts = entry.stat()
-                digest.update(f"{room}/{entry.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     settings = (
+        __version__,
         project.root,
         project.profile.value,
         project.configured,
         project.ignore,
         sorted(project.subjects),
     )
-    digest.update(repr(settings).encode())
-    return digest.hexdigest()
+    return identity_of(Path(__file__).parent.parent, _ROOMS, *settings)
 
 
 def _state(path: str) -> list[int] | None:
