@@ -349,7 +349,7 @@ EXTRAS = {
     "gpu": "Vulkan through wgpu, and what tells of NVIDIA cards; CUDA itself comes with torch",
     "gguf": "quantized files: `pv model convert`, `pv kld`",
     "oracle": "Transformers, the independent code that captures are compared with",
-    "peers": "llama.cpp, to compare quantized products with",
+    "peers": "llama.cpp, to hold our forward to: `pv kld --peer llama.cpp`",
     "report": "plots and the HTML of `pv report`",
     "ray": "checks on several machines",
     "sign": "signatures on evidence, by a key or an identity",
