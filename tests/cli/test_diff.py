@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from pv.backends.cpu import open_cpu
 from pv.cli.diff import Looks, diff, looks_like
 from pv.model.spec import SHAPES
-from pv.model.synthetic import Recipe, build, write_model
+from pv.model.synthetic import Recipe, build
 from pv.trace import manifest as manifests
 from pv.trace.aprt import write_aprt
 from pv.trace.capture import Origin, capture
@@ -205,19 +206,6 @@ def test_aprt_files_that_cannot_be_compared(tmp_path, other, code, says):
     assert says in done.output
 
 
-def test_models_are_compared_by_their_weights(tmp_path):
-    one, other = tmp_path / "one", tmp_path / "other"
-    write_model(Recipe(NANO, seed=1), one)
-    write_model(Recipe(NANO, seed=2), other)
-    assert run(one, one).exit_code == 0
-    done = run(one, other, "--limit", "2")
-    assert done.exit_code == 1
-    assert done.output.splitlines()[-1] == "39 tensors: 0 equal, 39 differ"
-    assert "and 37 more (--values)" in done.output
-    data = json.loads(run(one, other, "--output-format", "json").output)
-    assert len(data["tensors"]) == 39
-
-
 @pytest.fixture
 def things(home, tmp_path):
     contract = tmp_path / "x-v1.yaml"
@@ -238,6 +226,12 @@ def things(home, tmp_path):
 
 def test_each_thing_is_taken_for_what_it_is(things):
     assert {kind: looks_like(str(path)) for kind, path in things.items()} == {kind: kind for kind in things}
+
+
+def test_a_pipe_is_nothing_to_compare_and_is_not_waited_for(things, tmp_path):
+    os.mkfifo(tmp_path / "pipe.gguf")
+    assert looks_like(str(tmp_path / "pipe.gguf")) is Looks.OTHER
+    assert run(things[Looks.MODEL], tmp_path / "pipe.gguf").exit_code == 2
 
 
 def test_an_aprt_file_with_another_name_is_still_one(tmp_path):

@@ -43,26 +43,35 @@ class Looks(StrEnum):
 @click.option("--stages", metavar="LIST", help="Only these stages of captures.")
 @click.option("--layer", metavar="LIST", help="Only these layers of captures.")
 @click.option("--step", metavar="LIST", help="Only these decode steps of captures.")
+@click.option("--prompt", help="Of two models: the text to run through both. [default: What is 2+2?]")
+@click.option("--tokens", metavar="IDS", help="Of two models: token ids instead of a text, for instance 5,17,42.")
+@click.option("--weights-only", is_flag=True, help="Of two models: run nothing, compare what is stored.")
 @click.option("--allow-different-models", is_flag=True, help="Compare captures of a model and a variant of it.")
 @click.option("--no-verify", is_flag=True, help="Trust the files of captures; do not read them for their sha256 first.")
 @click.pass_context
 def diff(
     ctx: click.Context, reference: str, test: str, values: bool, limit: int, output_format: str, plot: Path | None,
     row: str | None, tolerances: tuple[str, ...], stages: str | None, layer: str | None, step: str | None,
-    allow_different_models: bool, no_verify: bool,
+    prompt: str | None, tokens: str | None, weights_only: bool, allow_different_models: bool, no_verify: bool,
 ) -> None:  # fmt: skip
     """Compare REFERENCE with TEST: two contracts, two APRT tensors, two captures, or two models.
 
-    A contract may also be compared with itself at a git revision. Exits 0 when there is no difference, or none beyond
-    the bounds of the row that judges the two captures; 1 when there is.
+    A contract may also be compared with itself at a git revision. Of two models the weights are compared (as float32,
+    bit for bit), and every stage of a forward of one prompt through both, on the CPU. Exits 0 when there is no
+    difference, or none beyond the bounds of the row that judges two forwards; 1 when there is.
 
     \b
     pv diff old/x-v1.yaml new/x-v1.yaml
     pv diff a/layer-3/ffn_gate.bin b/layer-3/ffn_gate.bin --values --limit 5
     pv diff teacher-hf-trace teacher-trace --plot parity.svg
     pv diff a-trace b-trace --tolerance 'layer-.*/ffn_.*=rel_l2<=1e-4' --tolerance '.*=rel_l2<=1e-3'
+    pv diff model-Q4_K.gguf model --prompt "What is 2+2?"
     """
     sides = looks_like(reference), looks_like(test)
+    if sides != (Looks.MODEL, Looks.MODEL) and (prompt is not None or tokens is not None or weights_only):
+        raise click.UsageError(
+            f"--prompt, --tokens and --weights-only are of two models, got {sides[0]} and {sides[1]}"
+        )
     if sides in {(Looks.CONTRACT, Looks.CONTRACT), (Looks.CONTRACT, Looks.ABSENT)}:
         from pv.cli import diff_contracts
 
@@ -87,7 +96,10 @@ def diff(
                 _draw(result, plot)
             ctx.exit(ExitCode.OK if result.ok else ExitCode.FINDINGS)
         if sides == (Looks.MODEL, Looks.MODEL):
-            ctx.exit(diff_models(Path(reference), Path(test), output_format, limit, values=values))
+            from pv.cli import diff_models
+
+            asked = diff_models.Asked(prompt, tokens, weights_only, row, tolerances)
+            ctx.exit(diff_models.run(Path(reference), Path(test), output_format, limit, values=values, asked=asked))
     raise click.UsageError(_mixed(reference, test, sides))
 
 
@@ -96,6 +108,8 @@ def looks_like(path: str) -> Looks:
     place = Path(path)
     if not place.exists():
         return Looks.ABSENT
+    if not (place.is_dir() or place.is_file()):  # a pipe: opening it would wait for ever
+        return Looks.OTHER
     if place.is_dir():
         if (place / "config.json").exists():
             return Looks.MODEL
@@ -121,7 +135,7 @@ def compare_files(reference: Path, test: Path, tolerances: tuple[str, ...], larg
         opened = open_aprt(path)
         return TensorRef(str(path), None, opened.layer, None, (opened.values.size,), lambda: opened)
 
-    return diff_tensor(ref(reference), ref(test), _judge(tolerances, None), largest=largest, details=largest > 0)
+    return diff_tensor(ref(reference), ref(test), judge_of(tolerances, None), largest=largest, details=largest > 0)
 
 
 def open_pair(
@@ -156,7 +170,7 @@ def compare_captures(pair: Pair, row: str | None, tolerances: tuple[str, ...], l
     judged_by = "your own tolerances" if tolerances else f"row {kind}: {THRESHOLDS[kind].title}"
     both = sum(name in pair.test_tensors for name in pair.reference_tensors)
     with progress(both, "comparing") as tick:
-        return compare(pair, _judge(tolerances, kind), judged_by, largest=largest, details=largest > 0, progress=tick)
+        return compare(pair, judge_of(tolerances, kind), judged_by, largest=largest, details=largest > 0, progress=tick)
 
 
 def show_file(reference: str, test: str, found: TensorDiff, output_format: str) -> None:
@@ -174,41 +188,8 @@ def show_file(reference: str, test: str, found: TensorDiff, output_format: str) 
     click.echo("\n".join(lines))
 
 
-def diff_models(reference: Path, test: Path, output_format: str, limit: int, *, values: bool) -> ExitCode:
-    """Compare two models' weights, a tensor at a time. Raises ModelError."""
-    from pv.compare.weights import diff_weights
-    from pv.model.open import open_model
-    from pv.report import differences
-
-    models = open_model(reference), open_model(test)
-    found = list(diff_weights(models[0].weights, models[1].weights))
-    spec = {
-        name: (getattr(models[0].spec, name), getattr(models[1].spec, name))
-        for name in models[0].spec.__dataclass_fields__
-        if getattr(models[0].spec, name) != getattr(models[1].spec, name)
-    }
-    same = sum(d.same for d in found)
-    if output_format == "json":
-        data = {
-            "reference": str(reference),
-            "test": str(test),
-            "spec": {name: list(pair) for name, pair in spec.items()},
-            "tensors": [differences.weight_as_data(d) for d in found],
-            "ok": same == len(found) and not spec,
-        }
-        click.echo(json.dumps(data, allow_nan=False))
-    else:
-        lines = [f"{name}: {one} in the reference, {other} in the test" for name, (one, other) in spec.items()]
-        table = differences.weight_table(found)
-        shown = table if values else table[: limit + 1]
-        lines += shown
-        if len(table) > len(shown):
-            lines.append(f"… and {len(table) - len(shown)} more (--values)")
-        click.echo("\n".join([*lines, f"{len(found)} tensors: {same} equal, {len(found) - same} differ"]))
-    return ExitCode.OK if same == len(found) and not spec else ExitCode.FINDINGS
-
-
-def _judge(tolerances: tuple[str, ...], kind: Any) -> Judge:
+def judge_of(tolerances: tuple[str, ...], kind: Any) -> Judge:
+    """The user's own tolerances, else the row of `kind`, else equality of bits. Raises UsageError for a bad one."""
     from pv.compare import tensors
     from pv.compare.thresholds import THRESHOLDS, parse_rule
 

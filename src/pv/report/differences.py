@@ -8,6 +8,7 @@ from math import isfinite, isnan, prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pv.compare.forwards import ForwardDiff
     from pv.compare.metrics import LogitMetrics, TensorMetrics, Worst
     from pv.compare.tensors import TensorDiff
     from pv.compare.weights import WeightDiff
@@ -32,7 +33,7 @@ def figure(value: float) -> str:
     """Three digits; 0 and 1 as they are."""
     if isnan(value):
         return "NaN"
-    return f"{value:.3g}"
+    return f"{value + 0.0:.3g}"  # and never -0
 
 
 def place(at: tuple[int, ...]) -> str:
@@ -152,6 +153,41 @@ def weight_table(found: Sequence[WeightDiff]) -> list[str]:
         figures = ("", "", "", "") if m is None else _figures_of(m)
         lines.append((d.name, types, *figures, d.problem))
     return columns(("tensor", "type", *FIGURE_NAMES, ""), lines, right=frozenset({2, 3, 4, 5})) if lines else []
+
+
+def weight_lines(found: Sequence[WeightDiff], limit: int, *, values: bool) -> list[str]:
+    """The table of weights, its first `limit` lines unless `values`, and the line that counts."""
+    table = weight_table(found)
+    shown = table if values else table[: limit + 1]
+    more = [f"… and {len(table) - len(shown)} more (--values)"] if len(table) > len(shown) else []
+    same = sum(d.same for d in found)
+    return [*shown, *more, f"{len(found)} tensors: {same} equal, {len(found) - same} differ"]
+
+
+def forward_lines(diff: ForwardDiff, limit: int, *, values: bool) -> list[str]:
+    """A forward through two models as text: a line a stage (`values`: a line a tensor), then the line that counts."""
+    found = diff.found
+    same, beyond, alone = (
+        sum(d.metrics.identical for d in found),
+        sum(not d.ok for d in found),
+        sum(map(len, diff.unpaired)),
+    )
+    lines = []
+    if same < len(found):
+        lines += tensor_table(found) if values else stage_table(found)
+        lines += ["", *(_logit_line(d.name, d.logits) for d in found if d.logits is not None)]
+        lines += breach_lines(found, limit)
+    return [*lines, f"{len(found)} stages: {same} identical, {beyond} beyond bounds, {alone} on one side only"]
+
+
+def forward_as_data(diff: ForwardDiff) -> dict[str, Any]:
+    """A forward through two models as plain data."""
+    return {
+        "stages": [as_data(d) for d in diff.found],
+        "reference_only": list(diff.unpaired.reference_only),
+        "test_only": list(diff.unpaired.test_only),
+        "ok": diff.ok,
+    }
 
 
 def as_data(found: TensorDiff) -> dict[str, Any]:
