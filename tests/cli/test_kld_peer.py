@@ -54,7 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     if not TEACHER.exists():
         pytest.skip(f"the trained teacher is not at {TEACHER}")
     folder, teacher = tmp_path_factory.mktemp("peer"), open_model(TEACHER)
-    kinds = ("Q4_K_M", "Q8_0", "F32")
+    kinds = ("Q4_K_M", "Q8_0", "F16", "F32")
     return {k: convert(teacher, folder / f"{k}.gguf", FileType(k), tokenizer=teacher.tokenizer).path for k in kinds}
 
 
@@ -87,6 +87,12 @@ def test_in_ggml_s_order_no_position_is_farther_than_float32_takes_it(
     assert found["one_minus_cosine_max"] < 1e-11
     assert found["one_minus_cosine_above_1e-6"] == 0
     assert found["kl_max"] < 1e-11
+
+
+def test_ggml_s_order_rounds_activations_to_float16_as_llama_cpp_does(files: dict[str, Path], llama_cpp: None) -> None:
+    ours, theirs = (told(files["F16"], *more, count=100) for more in ((), ("--order", "ggml")))
+    assert (ours["order"], theirs["order"]) == ("own", "ggml")
+    assert theirs["one_minus_cosine_max"] < 1e-11 < ours["one_minus_cosine_mean"]
 
 
 def test_in_its_own_order_a_code_flips_now_and_then(files: dict[str, Path], llama_cpp: None) -> None:
