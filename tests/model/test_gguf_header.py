@@ -327,6 +327,21 @@ def test_the_smallest_model_opens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "harmless",
+    [
+        entry("qwen2.rope.scale_linear", F32, 1.0),
+        entry("qwen2.rope.scaling.attn_factor", F32, 1.0),
+        entry("qwen2.rope.dimension_count", U32, 4),
+        entry("qwen2.attention.causal", BOOL, True),
+        entry("split.count", U16, 1),
+        entry("qwen2.of.the.future", ARRAY, (U32, [1, 2])),
+    ],
+)
+def test_what_says_that_all_is_as_usual_is_no_obstacle(harmless: bytes, tmp_path: Path) -> None:
+    assert open_gguf(write(tmp_path, qwen(extra=harmless).bytes())).spec.head_dim == 4
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         (
@@ -356,6 +371,14 @@ def test_the_smallest_model_opens(tmp_path: Path) -> None:
         ),
         ({"extra": entry("qwen2.attention.sliding_window", U32, 4096)}, "sliding_window = 4096 is not supported"),
         ({"extra": entry("qwen2.expert_count", U32, 8)}, "expert_count = 8 is not supported"),
+        ({"extra": entry("qwen2.rope.scale_linear", F32, 4.0)}, "scale_linear = 4.0 is not supported"),
+        ({"extra": entry("qwen2.rope.scaling.attn_factor", F32, 2.0)}, "attn_factor = 2.0 is not supported"),
+        ({"extra": entry("qwen2.attention.causal", BOOL, False)}, "causal = False is not supported"),
+        ({"extra": entry("qwen2.rope.dimension_count", U32, 2)}, "dimension_count to be the width of a head, 4, got 2"),
+        ({"extra": entry("split.count", U16, 3)}, "one of 3 parts of a model.*llama-gguf-split --merge"),
+        ({"architecture": entry("general.architecture", ARRAY, (U32, [1, 2]))}, "expected architecture 'qwen2'"),
+        ({"extra": entry("qwen2.attention.sliding_window", ARRAY, (U32, [0, 0]))}, "sliding_window = .* not supported"),
+        ({"extra": entry("qwen2.rope.scaling.type", ARRAY, (F32, [1.0, 2.0]))}, "scaling.type = .* not supported"),
     ],
 )
 def test_a_model_that_contradicts_itself_is_refused(

@@ -43,6 +43,10 @@ def test_every_end_token_of_the_file_is_a_stop() -> None:
     assert read(eot_token_id=6, eom_token_id=0).stops == {0, 5, 6}
 
 
+def test_a_file_that_says_that_nothing_is_added_is_read() -> None:
+    assert read(add_bos_token=False, add_eos_token=False).encode("ab") == [3]
+
+
 def test_without_kinds_all_tokens_are_usual_ones() -> None:
     assert read(token_type=None).encode("ab") == [3]
 
@@ -70,6 +74,14 @@ def test_qwen2_normalizes_to_nfc_unless_the_file_says_otherwise() -> None:
         ({"merges": ["b a"]}, "expected a merge of two tokens into a third"),
         ({"token_type": np.ones(3, np.int32)}, "expected a token type for each of 8 tokens in x.gguf, got 3"),
         ({"token_type": np.array([1, 1, 1, 1, 1, 9, 4, 5])}, r"unknown type 9 of token '<\|end\|>' in x.gguf"),
+        ({"token_type": 3}, "expected an array of integers for tokenizer.ggml.token_type in x.gguf, got int"),
+        ({"token_type": np.ones(8, np.float32)}, "an array of integers for .* got float32"),
+        ({"token_type": ["1"] * 8}, "an array of integers for .* got list"),
+        ({"model": np.arange(2)}, "expected tokenizer.ggml.model to be 'gpt2'"),
+        ({"pre": np.arange(2)}, "expected tokenizer.ggml.pre among qwen2, gpt-2"),
+        ({"add_bos_token": True}, "tokenizer.ggml.add_bos_token is set in x.gguf, and pv adds no token.*--tokens"),
+        ({"add_eos_token": True}, "tokenizer.ggml.add_eos_token is set"),
+        ({"add_bos_token": np.arange(2)}, "tokenizer.ggml.add_bos_token is set"),
         ({"eos_token_id": 8}, "expected the ids of end tokens below 8 in x.gguf, got 8"),
         ({"eos_token_id": "5"}, "got '5'"),
         ({"normalizer": "NFKC"}, "to be 'NFC' or 'none' in x.gguf, got 'NFKC'"),

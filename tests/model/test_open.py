@@ -129,6 +129,12 @@ def test_a_read_only_cache_only_costs_time(tmp_path: Path, monkeypatch: pytest.M
     assert digest_of([file]) == digest_of([file])
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model")
+    with pytest.raises(FormatError, match=r"expected a model directory or a regular file at .*model"):
+        open_model(tmp_path / "model")
+
+
 def test_an_unreadable_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"cannot read .*gone"):
         digest_of([tmp_path / "gone"])

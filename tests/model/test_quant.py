@@ -104,10 +104,11 @@ def test_rows_of_no_whole_block_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in {"F32", "BF16"}])
 def test_a_scale_beyond_float16_is_refused(kind: WeightType) -> None:
-    x = gauss(2, 512)
-    x[1, 5] = 1e9
-    with pytest.raises(QuantError, match=r"within float16, at most 65504, got .*; use BF16 or F32"):
-        quantize(x, kind)
+    for large in (1e9, 1e18, 1e30, -3e38):  # beyond 1.8e19 squares are infinite, and scales made of them no number
+        x = gauss(2, 512)
+        x[1, 5] = large
+        with pytest.raises(QuantError, match=r"within float16, at most 65504, got .*; use BF16 or F32"):
+            quantize(x, kind)
 
 
 def test_bfloat16_rounds_to_nearest_even_and_refuses_overflow() -> None:

@@ -62,6 +62,10 @@ def test_all_tokens_and_the_last_token_are_never_divided():
         ratio(all_tokens(values), all_tokens(values[:3]))
     with pytest.raises(SampleError):
         ratio(last_token(values), last_token(np.ones((7, 5), np.float32)))
+    holed = values.copy()  # figures are of what is finite, which is another sample
+    holed[3, 2] = np.nan
+    with pytest.raises(SampleError, match=r"28 elements\) and AllTokens \(7 positions, 28 elements, 1 not finite\)"):
+        ratio(all_tokens(values), all_tokens(holed))
     one_token = values[:1]  # even where the numbers are the same ones
     with pytest.raises(SampleError):
         ratio(all_tokens(one_token), last_token(one_token))  # type: ignore[type-var]

@@ -48,6 +48,9 @@ READABLE = {GGMLQuantizationType[kind.value]: kind for kind in WeightType}
 UNSUPPORTED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (Keys.Rope.SCALING_TYPE, ("none",)),
     (Keys.Rope.SCALING_FACTOR, (0.0, 1.0)),
+    ("{arch}.rope.scale_linear", (0.0, 1.0)),  # the older spelling of the factor
+    (Keys.Rope.SCALING_ATTN_FACTOR, (1.0,)),
+    (Keys.Attention.CAUSAL, (True,)),
     (Keys.Attention.SLIDING_WINDOW, (0,)),
     (Keys.LLM.EXPERT_COUNT, (0,)),
 )
@@ -89,12 +92,15 @@ def spec_in(header: Header) -> ModelSpec:
     Raises SpecError naming the key for another architecture, a missing or odd value, or a feature pv does not run.
     """
     where = str(header.path)
+    parts = header.metadata.get(Keys.Split.LLM_KV_SPLIT_COUNT, 0)
+    if type(parts) is int and parts > 1:
+        raise SpecError(f"{where} is one of {parts} parts of a model", "join them with llama-gguf-split --merge")
     architecture = header.metadata.get(Keys.General.ARCHITECTURE)
-    if architecture != ARCHITECTURE:
+    if not isinstance(architecture, str) or architecture != ARCHITECTURE:
         raise SpecError(f"expected architecture {ARCHITECTURE!r} in {where}, got {architecture!r}", "pv runs no other")
     for key, harmless in UNSUPPORTED:
         value = header.metadata.get(key.format(arch=ARCHITECTURE), harmless[0])
-        if value not in harmless:
+        if not isinstance(value, (bool, int, float, str)) or value not in harmless:
             raise SpecError(f"{key.format(arch=ARCHITECTURE)} = {value!r} is not supported, in {where}")
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     layers = _integer(header, Keys.LLM.BLOCK_COUNT)
@@ -102,6 +108,11 @@ def spec_in(header: Header) -> ModelSpec:
         raise SpecError(f"{layers} layers are announced, but there are {len(shapes)} tensors, in {where}")
     hidden = _integer(header, Keys.LLM.EMBEDDING_LENGTH)
     heads = _integer(header, Keys.Attention.HEAD_COUNT)
+    head_dim = _integer(header, Keys.Attention.KEY_LENGTH, hidden // max(1, heads))
+    turned = _integer(header, Keys.Rope.DIMENSION_COUNT, head_dim)
+    if turned != head_dim:
+        key = Keys.Rope.DIMENSION_COUNT.format(arch=ARCHITECTURE)
+        raise SpecError(f"expected {key} to be the width of a head, {head_dim}, got {turned}, in {where}")
     try:
         return ModelSpec(
             vocab=shapes.get("token_embd.weight", (0,))[0],
@@ -109,7 +120,7 @@ def spec_in(header: Header) -> ModelSpec:
             layers=layers,
             heads=heads,
             kv_heads=_integer(header, Keys.Attention.HEAD_COUNT_KV, heads),
-            head_dim=_integer(header, Keys.Attention.KEY_LENGTH, hidden // max(1, heads)),
+            head_dim=head_dim,
             ffn=_integer(header, Keys.LLM.FEED_FORWARD_LENGTH),
             rope_theta=_number(header, Keys.Rope.FREQ_BASE),
             rms_eps=_number(header, Keys.Attention.LAYERNORM_RMS_EPS),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
 from gguf.constants import Keys
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
@@ -54,26 +55,28 @@ class Vocabulary:
 def vocabulary_in(metadata: Mapping[str, Any], where: str) -> Vocabulary:
     """The tokenizer's part of the metadata. Raises TokenizerError when it is missing, odd, or of another family."""
     family = metadata.get(Keys.Tokenizer.MODEL)
-    if family != "gpt2":
+    if not isinstance(family, str) or family != "gpt2":
         raise TokenizerError(
             f"expected {Keys.Tokenizer.MODEL} to be 'gpt2' (byte-level BPE) in {where}, got {family!r}"
         )
     tokens, merges = (_strings(metadata, key, where) for key in (Keys.Tokenizer.LIST, Keys.Tokenizer.MERGES))
-    kinds = metadata.get(Keys.Tokenizer.TOKEN_TYPE)
-    kinds = [Kind.NORMAL] * len(tokens) if kinds is None else [int(kind) for kind in kinds]
+    for key in (Keys.Tokenizer.ADD_BOS, Keys.Tokenizer.ADD_EOS):
+        if metadata.get(key, False) is not False:
+            raise TokenizerError(f"{key} is set in {where}, and pv adds no token to a text", "give --tokens instead")
+    kinds = _kinds(metadata, len(tokens), where)
     if len(kinds) != len(tokens):
         raise TokenizerError(f"expected a token type for each of {len(tokens)} tokens in {where}, got {len(kinds)}")
     stops = tuple(metadata[key] for key in STOP_KEYS if key in metadata)
     wrong = [stop for stop in stops if type(stop) is not int or not 0 <= stop < len(tokens)]
     if wrong:
         raise TokenizerError(f"expected the ids of end tokens below {len(tokens)} in {where}, got {wrong[0]!r}")
-    pre = metadata.get(Keys.Tokenizer.PRE, "default")
+    pre = str(metadata.get(Keys.Tokenizer.PRE, "default"))
     template = metadata.get(Keys.Tokenizer.CHAT_TEMPLATE)
     return Vocabulary(
         tokens=tuple(tokens),
         kinds=tuple(kinds),
         merges=tuple(merges),
-        pre=str(pre),
+        pre=pre,
         normalizer=str(metadata.get(NORMALIZER, "NFC" if pre == "qwen2" else "none")),
         stops=stops,
         chat_template=template if isinstance(template, str) else None,
@@ -135,6 +138,17 @@ def describe(tokenizer: Tokenizer, rows: int, chat_template: str | None) -> Voca
         stops=tuple(sorted(tokenizer.stops)),
         chat_template=chat_template,
     )
+
+
+def _kinds(metadata: Mapping[str, Any], count: int, where: str) -> list[int]:
+    """The kind of every token; all are normal where the file does not say."""
+    kinds = metadata.get(Keys.Tokenizer.TOKEN_TYPE)
+    if kinds is None:
+        return [Kind.NORMAL] * count
+    if not isinstance(kinds, np.ndarray) or kinds.dtype.kind not in "iu":
+        got = kinds.dtype if isinstance(kinds, np.ndarray) else type(kinds).__name__
+        raise TokenizerError(f"expected an array of integers for {Keys.Tokenizer.TOKEN_TYPE} in {where}, got {got}")
+    return [int(kind) for kind in kinds]
 
 
 def _strings(metadata: Mapping[str, Any], key: str, where: str) -> list[str]:

@@ -45,6 +45,8 @@ def open_model(path: str | Path) -> Model:
         return _open_directory(path)
     if not path.exists():
         raise FormatError(f"expected a model at {path}, found nothing", "give a model directory or a GGUF file")
+    if not path.is_file():  # a pipe would be waited for
+        raise FormatError(f"expected a model directory or a regular file at {path}, got something else")
     if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
         return _open_gguf(path)
     raise FormatError(f"expected a model directory or a GGUF file, got {path}", _ways_out(path))

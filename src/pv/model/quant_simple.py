@@ -19,14 +19,13 @@ FOUR, FIFTEEN = np.uint8(4), np.uint8(15)  # typed: a plain int widens uint8 ari
 
 
 def to_half(values: Floats) -> npt.NDArray[np.float16]:
-    """Float32 to float16, nearest even as ggml. Raises QuantError where a finite value would become infinite."""
+    """Float32 to float16, nearest even as ggml. Raises QuantError where the result would not be finite."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
-    if np.isinf(half).any():
+    if not np.isfinite(half).all():
         worst = float(np.abs(values).max())
-        raise QuantError(
-            f"expected values (or block scales) within float16, at most 65504, got {worst:g}; use BF16 or F32"
-        )
+        got = f"{worst:g}" if np.isfinite(worst) else "weights whose squares leave float32"
+        raise QuantError(f"expected values (or block scales) within float16, at most 65504, got {got}; use BF16 or F32")
     return half
 
 

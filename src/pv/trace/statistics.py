@@ -91,10 +91,16 @@ def ratio(one: Sample, other: Sample, figure: str = "std") -> float:
 
 
 def require_same_sample(one: Statistics, other: Statistics) -> None:
-    """Raise SampleError unless two statistics were taken over samples of one kind and one size."""
-    sides = [(type(s).__name__, s.positions, s.count) for s in (one, other)]
+    """Raise SampleError unless two statistics were taken over samples of one kind and one size.
+
+    Figures are of finite elements, so one that is not finite makes a sample smaller.
+    """
+    sides = [(type(s).__name__, s.positions, s.count, s.nan + s.infinite) for s in (one, other)]
     if sides[0] != sides[1]:
-        words = " and ".join(f"{kind} ({positions} positions, {count} elements)" for kind, positions, count in sides)
+        words = " and ".join(
+            f"{kind} ({positions} positions, {count} elements" + (f", {lost} not finite)" if lost else ")")
+            for kind, positions, count, lost in sides
+        )
         raise SampleError(f"statistics of different samples cannot be compared: {words}")
 
 
