@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,14 +129,3 @@ def start_of(config: Path) -> dict[str, torch.Tensor]:
     spec, tensors = starting_point(settings, prepare(settings).vocab)
     names = hf_names(spec)
     return {names[name]: tensor for name, tensor in tensors.items()}
-
-
-@contextlib.contextmanager
-def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """`owner.name` is `replacement` inside the block."""
-    healthy = getattr(owner, name)
-    setattr(owner, name, replacement)
-    try:
-        yield
-    finally:
-        setattr(owner, name, healthy)

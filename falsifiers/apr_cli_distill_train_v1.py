@@ -19,8 +19,9 @@ from torch.nn import functional
 from pv.falsify import Control, Measurement, falsifier, harness, measure
 
 from ._cli import live_tree, registered_tree
-from ._distill import Ran, ground_of, largest_relative_change, must, patched, run_distill, start_of
+from ._distill import Ran, ground_of, largest_relative_change, must, run_distill, start_of
 from ._distill_margins import SIZES, Tamper, margins, shifted_cache, strangers_cache
+from ._plant import patched
 
 TEMPERATURES = (1.0, 2.0, 3.0, 5.0, 10.0)
 

@@ -142,8 +142,10 @@ def both_sides(context: Any) -> tuple[Table, Table]:
 
 
 def ask_llama_cpp(context: Any, path: Path) -> None:
-    """Whether llama.cpp, given the same file, takes the same token after every token of the prompt."""
+    """Whether llama.cpp, given the same file, takes the same token after each of the prompt, and how near it comes."""
     from pv.backends.cpu import open_cpu
+    from pv.backends.cpu_ggml import open_cpu_ggml
+    from pv.compare.kld import divergence
     from pv.model.gguf_peer import LlamaCpp, PeerError
     from pv.model.open import open_model
 
@@ -151,10 +153,14 @@ def ask_llama_cpp(context: Any, path: Path) -> None:
     tokens = model.tokenizer.encode(PROMPT)
     ours = open_cpu(model.weights).prefill_all(tokens)
     try:
-        with LlamaCpp(path) as peer:
+        with LlamaCpp(path, single=True) as peer:
             theirs = peer.text_logprobs(tokens)
             agreed = bool((ours.argmax(axis=1) == theirs.argmax(axis=1)).all())
             context.agree("llama.cpp", peer.version, agreed)
+        for order, opened in (("pv's own", open_cpu), ("ggml's", open_cpu_ggml)):
+            found = divergence([tokens], lambda _: theirs, opened(model.weights).prefill_all)
+            worst = f"{found.one_minus_cosine.max():.1e} at the worst of {found.positions} positions"
+            context.note(f"llama.cpp, sums in {order} order: 1 - cosine {worst}")
     except PeerError as absent:
         context.note(f"llama.cpp was not asked: {absent}")
 
