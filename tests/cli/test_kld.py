@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from pv.model.gguf_write import FileType, convert
 from pv.model.open import open_model
 from pv.model.spec import named_shape
 from pv.model.synthetic import Recipe, write_model
-from pv.model.weights import Weights
+from pv.model.weights import Weight, Weights
 
 TEACHER = Path(__file__).parents[2] / "fixtures" / "tiny-teacher"
 HELDOUT = TEACHER / "heldout.txt"
@@ -171,7 +173,54 @@ def test_a_plot_is_written(files: dict[str, Path], tmp_path: Path) -> None:
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def test_figures_are_told_although_the_picture_fails(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pv.cli.kld.draw", full)
+    done = call(TEACHER, files["Q4_K"], "--plot", str(tmp_path / "x.svg"), *FEW)
+    assert done.exit_code == ExitCode.FAILURE
+    assert "same top-1" in done.stdout
+    assert "No space left on device" in done.stderr
+
+
+def test_a_model_whose_logits_leave_all_bounds_is_compared_and_its_perplexity_is_infinite(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    """The final norm a hundred thousand times too large: finite logits, of which no exp of a mean fits a float."""
+    teacher = open_model(TEACHER)
+    norm = teacher.weights.tensors["final_norm"]
+    hot = Weight.of("final_norm", norm.dense() * 1e5)
+    weights = replace(teacher.weights, tensors={**teacher.weights.tensors, "final_norm": hot})
+    path = tmp_path / "hot.gguf"
+    convert(replace(teacher, weights=weights), path, FileType.F32, tokenizer=teacher.tokenizer)
+    done = call(TEACHER, path, *FEW)
+    assert done.exit_code == ExitCode.OK
+    assert " and infinite\n" in done.stdout
+    assert json.loads(call(path, TEACHER, *FEW, "--json").stdout)["perplexity_reference"] is None
+
+
 # --- refusals ---
+
+
+@pytest.mark.parametrize("name", ["kld.xyz", "kld", "none/kld.png", "folder.png"])
+def test_a_picture_that_cannot_be_is_refused_before_anything_is_measured(
+    files: dict[str, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr("pv.cli.kld.compare_models", lambda *_: pytest.fail("measured all the same"))
+    done = call(TEACHER, files["Q4_K"], "--plot", str(tmp_path / name))
+    assert done.exit_code == ExitCode.USAGE
+    assert "for --plot, got" in done.stderr
+
+
+@pytest.mark.parametrize("margin", ["nan", "-1", "inf"])
+def test_a_margin_that_is_none_is_refused(files: dict[str, Path], margin: str) -> None:
+    done = call(TEACHER, files["Q4_K"], "--near-tie", margin)
+    assert done.exit_code == ExitCode.USAGE
+    assert "expected a margin of 0 or more" in done.stderr
 
 
 def test_models_of_different_vocabularies_are_refused_with_both_sizes(files: dict[str, Path], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pv.compare.kld import Divergence, Logits
     from pv.model.open import Model
 
+PICTURES = (".png", ".svg", ".pdf")
 _LISTED = 10  # flips shown without --json
 
 
@@ -52,8 +54,9 @@ _LISTED = 10  # flips shown without --json
     "[default: ggml for files of blocks on the CPU, else own]",
 )  # fmt: skip
 @click.option(
-    "--near-tie", type=float, help=f"A flip below this margin is a near tie.  [default: 0, with --peer {NEAR_TIE}]"
-)
+    "--near-tie", type=float, callback=lambda _context, _option, value: _margin(value),
+    help=f"A flip below this margin is a near tie.  [default: 0, with --peer {NEAR_TIE}]",
+)  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a plot (.png, .svg or .pdf).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def kld(
@@ -70,6 +73,8 @@ def kld(
       pv kld teacher teacher.gguf --text heldout.txt --by-line
       pv kld teacher.gguf --peer llama.cpp --text heldout.txt --by-line
     """
+    if plot is not None:
+        _want_drawable(plot)
     cutting = Cutting(text, context, by_line, max_tokens)
     if peer is not None:
         found, facts = _against_peer(model_a, model_b, cutting, dequantize, backend, peer, order)
@@ -79,13 +84,30 @@ def kld(
         raise click.UsageError("--order goes with --peer; two models of pv both add in its own order")
     else:
         found, facts = _two_models(model_a, model_b, cutting, dequantize, backend)
-    if plot is not None:
-        with engine_errors():
-            draw(found, plot, f"{facts['tested']} against {facts['reference']}")
     if near_tie is None:
         near_tie = 0.0 if peer is None else NEAR_TIE
     facts = found.as_json() | far_positions(found) | facts | {"near_ties": len(found.near_ties(near_tie))}
     click.echo(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(_lines(facts, near_tie)))
+    if plot is not None:  # last: what was measured is told, whatever becomes of the picture
+        with engine_errors():
+            draw(found, plot, f"{facts['tested']} against {facts['reference']}")
+
+
+def _margin(value: float | None) -> float | None:
+    """A bound on a margin. Raises BadParameter for what is none."""
+    if value is not None and not (isfinite(value) and value >= 0):
+        raise click.BadParameter(f"expected a margin of 0 or more, got {value}")
+    return value
+
+
+def _want_drawable(path: Path) -> None:
+    """Before a measurement of minutes: whether its picture can be written. Raises UsageError and BackendBlocked."""
+    if path.suffix.lower() not in PICTURES:
+        raise click.UsageError(f"expected a file that ends in {', '.join(PICTURES)} for --plot, got {path}")
+    if not path.parent.is_dir() or path.is_dir():
+        raise click.UsageError(f"expected a file in a folder that is there for --plot, got {path}")
+    with engine_errors():
+        import matplotlib  # noqa: F401 - whether it is installed
 
 
 class Cutting(NamedTuple):
@@ -272,8 +294,9 @@ def _lines(facts: dict[str, Any], near_tie: float) -> Iterator[str]:
         f"same top-1    {facts['same_top1_hits']:,} of {facts['positions']:,} = {facts['same_top1']:.4f} "
         f"(95 %: {low:.4f} to {high:.4f})"
     )
-    if facts["perplexity_reference"] is not None:
-        yield f"perplexity    {facts['perplexity_reference']:.4f} and {facts['perplexity_test']:.4f}"
+    both = facts["perplexity_reference"], facts["perplexity_test"]
+    if both != (None, None):  # none: no token has a next one; one of the two: it does not fit a float
+        yield f"perplexity    {' and '.join('infinite' if one is None else f'{one:.4f}' for one in both)}"
     for flip in facts["flips"][:_LISTED]:
         yield f"  position {flip['position']}: {flip['reference']} became {flip['test']}, margin {flip['margin']:.4f}"
     if len(facts["flips"]) > _LISTED:
