@@ -95,6 +95,8 @@ def test_equal_numbers_in_blocks_and_in_floats_differ_in_the_forward_alone(quant
 def test_ids_and_texts_are_the_users(one: Path) -> None:
     assert "forward of 3 tokens, judged" in run(one, one, "--tokens", "5,17,42").output
     assert "forward of 1 tokens ('x'), judged" in run(one, one, "--prompt", "x").output
+    long = run(one, one, "--prompt", "a" * 50).output
+    assert f"forward of 50 tokens ('{'a' * 40}…'), judged" in long
     done = run(one, one, "--tokens", "300")
     assert done.exit_code == 2
     assert "expected token ids below 300" in done.output

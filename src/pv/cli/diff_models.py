@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pv.model.taps import Tap
 
 PROMPT = "What is 2+2?"
+SHOWN = 40  # characters of the text
 SPREAD = 8  # ids over the whole vocabulary, where no text can be used
 SHAPE = ("vocab", "hidden", "layers", "heads", "kv_heads", "head_dim", "ffn")  # what the tensors of a forward depend on
 
@@ -127,7 +128,7 @@ def tokens_of(models: tuple[Model, Model], asked: Asked) -> tuple[list[int], str
             raise TokenizerError(f"the two models cut {text!r} into different tokens", "give their ids, with --tokens")
         if asked.prompt is None:
             ids = ids[:context]
-        return ids, f"{len(ids)} tokens ({text!r})"
+        return ids, f"{len(ids)} tokens ({text if len(text) <= SHOWN else text[:SHOWN] + '…'!r})"
     except TokenizerError:
         if asked.prompt is not None:
             raise
