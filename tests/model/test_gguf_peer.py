@@ -9,6 +9,8 @@ beyond recognition.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +166,17 @@ def test_a_wrong_rope_base_is_seen(both) -> None:  # type: ignore[no-untyped-def
     wrong = replace(model.weights, spec=replace(model.spec, rope_theta=1e4))
     far = one_minus_cosine(ours(wrong, documents), theirs)
     assert np.median(far) > 1e-4
+
+
+def test_a_peer_that_was_asked_nothing_ends(both) -> None:  # type: ignore[no-untyped-def]
+    """In a process of its own, many times: the wait that it must not fall into would be one without end."""
+    model, _, _ = both("Q8_0")
+    code = (
+        "import sys; from pathlib import Path; from pv.model.gguf_peer import LlamaCpp\n"
+        "for _ in range(20):\n    with LlamaCpp(Path(sys.argv[1])): pass\nprint('over')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, model.path], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("over"), done.stderr
 
 
 def test_a_file_that_llama_cpp_cannot_load_is_a_sentence(teacher: Model, tmp_path: Path) -> None:

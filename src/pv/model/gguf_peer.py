@@ -1,14 +1,15 @@
 """A GGUF file in llama.cpp (the `xllamacpp` wheel) -> log-probabilities over the whole vocabulary, to hold ours to.
 
 llama.cpp hands out no logits here, but the log-probability of every token before sampling. Four settings make the two
-sides comparable: keys and values in float32 (the default is float16), no flash attention, no prompt cache, and a bias
-that forces an ASCII token, since the answer carries no probabilities when the sampled token is half a character (the
-reported ones are from before the bias).
+sides comparable: keys and values in float32 (the default is float16), no flash attention, no prompt cache (but where
+it changes no bit: with one token a batch), and a bias that forces an ASCII token, since the answer carries no
+probabilities when the sampled token is half a character (the reported ones are from before the bias).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,7 +48,7 @@ class LlamaCpp:
         forced = ours.tokenizer.fast.token_to_id(_FORCED)
         if forced is None:
             raise PeerError(f"expected a token {_FORCED!r} in the vocabulary of {path}, which has none")
-        self._forced, self._single = int(forced), single
+        self._forced, self._single, self._asked = int(forced), single, False
         settings = xllamacpp.CommonParams()
         settings.model.path = str(path)
         settings.n_ctx, settings.n_batch, settings.n_parallel = context, context, 1
@@ -57,6 +58,7 @@ class LlamaCpp:
         settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         settings.n_gpu_layers, settings.warmup, settings.verbosity = 0, False, -1
         settings.no_extra_bufts = not repack
+        settings.cache_ram_mib = 0  # or it keeps old prompts, up to 8 GiB of them
         try:
             self._server: Any = xllamacpp.Server(settings)
         except RuntimeError as problem:
@@ -68,6 +70,9 @@ class LlamaCpp:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._asked:  # a server that is stopped before it began waits for its own end for ever
+            with suppress(PeerError):
+                self._ask([self._forced], 1, 0)
         self._server = None
 
     def logprobs(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -100,6 +105,7 @@ class LlamaCpp:
         if logprobs:
             request["logprobs"] = logprobs
         answers: list[Any] = []
+        self._asked = True
 
         def take(answer: Any) -> bool:
             answers.append(answer)
