@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 
 import pytest
@@ -303,3 +305,64 @@ def test_a_finding_of_a_run_names_the_file_from_the_root(earned, pv):
     edit(earned, GOOD, "return measure('m', 0)", file="falsifiers/x_v1.py")
     found = [finding for finding in checks_section(pv(*CHANGED))["findings"] if finding["code"] == "PV470"]
     assert [finding["path"] for finding in found] == ["contracts/x-v1.yaml"]
+
+
+# --- what is remembered between two looks -----------------------------------------------------------------------------
+
+
+def same_size_and_time(path, old, new):
+    """An edit that a look at size and time alone would miss."""
+    facts, content = path.stat(), path.read_bytes()
+    assert old in content
+    assert len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "old", "new", "code"),
+    [
+        ("contracts/x-v1.yaml", b"status: FUNCTIONAL", b"status: DISCHARGED", "PV401"),
+        ("contracts/x-v1.yaml", b"evidence: ", b"evidense: ", "PV203"),
+        ("evidence/FALSIFY-X-001/*.json", b'"n":1', b'"n":9', "PV451"),
+        ("falsifiers/x_v1.py", b"FALSIFY-X-001", b"FALSIFY-X-009", "PV353"),
+    ],
+)
+def test_an_edit_between_two_looks_is_seen_whatever_its_size_and_time(earned, pv, pattern, old, new, code):
+    assert pv("gate", "--no-run").code == 0
+    assert pv("gate", "--no-run").code == 0, "and from memory"
+    (path,) = earned.root.glob(pattern)
+    same_size_and_time(path, old, new)
+    again = pv("gate", "--no-run", "--output-format", "json")
+    shutil.rmtree(earned.root / ".pv_cache")
+    assert again.out == pv("gate", "--no-run", "--output-format", "json").out
+    assert again.code == 1
+    assert code in codes(again)
+
+
+def test_a_cited_file_that_goes_between_two_looks_is_missed(earned, pv):
+    assert pv("gate", "--no-run").code == 0
+    (earned.root / "falsifiers/x_v1.py").rename(earned.root / "falsifiers/y_v1.py")
+    assert "PV311" in codes(pv("gate", "--no-run", "--output-format", "json"))
+
+
+def test_a_release_takes_every_record_apart_whatever_is_remembered(earned, pv, monkeypatch):
+    from pv.evidence import judged
+
+    assert sections(pv("gate", "--no-run", "--output-format", "json"))["records"] == "passed"
+    taken = []
+    whole = judged.judged
+    monkeypatch.setattr(judged, "judged", lambda content: taken.append(content) or whole(content))
+    pv("gate", "--no-run")
+    assert taken == []
+    pv("gate", "--no-run", "--release")
+    assert len(taken) == len(list(earned.root.glob("evidence/*/*.json"))) > 0
+
+
+def test_what_would_be_kept_is_told_without_a_copy_of_the_evidence(earned, pv, monkeypatch):
+    monkeypatch.setattr(shutil, "copytree", None)
+    earned.checks("x-v1", FALSIFY_X_001="return measure('m', 0)")
+    before = {path: path.read_bytes() for path in earned.root.rglob("*") if path.is_file() and ".pv" not in str(path)}
+    ran = pv("gate", "--output-format", "json")
+    assert "PV470" in codes(ran)
+    assert {path: path.read_bytes() for path in before} == before

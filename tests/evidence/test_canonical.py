@@ -51,6 +51,7 @@ def told(form, value) -> bytes | str:
 @example({"a": {"b": ['\x00\x1f\x7f"\\/\b\f\n\r\t']}})
 @example("\ud800")
 @example(2**53)
+@example(["\ud800", 2**53])  # of two reasons the first
 def test_it_is_what_the_package_writes_or_refuses(value):
     assert told(dumps, value) == told(rfc8785.dumps, value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -158,3 +159,59 @@ def _interpreter(version: str) -> str | None:
         candidates = [sys.executable]
     starts = [c for c in candidates if c and subprocess.run([c, "-c", ""], capture_output=True).returncode == 0]
     return starts[0] if starts else None
+
+
+NESTED = """\
+import asyncio
+
+def outer():
+    if 1:
+        class A: ...
+    elif 2:
+        def b(): ...
+    else:
+        async def c(): ...
+    for _ in ():
+        def d(): ...
+    else:
+        def e(): ...
+    while 0:
+        def f(): ...
+    else:
+        def g(): ...
+    try:
+        def h(): ...
+    except ValueError:
+        def i(): ...
+    else:
+        def j(): ...
+    finally:
+        def k(): ...
+    with open("x"):
+        def l(): ...
+    match 1:
+        case 1:
+            def m():
+                class N:
+                    def o(self): ...
+    try:
+        ...
+    except* ValueError:
+        def p(): ...
+    async def q():
+        async for _ in x:
+            def r(): ...
+        async with x:
+            def s(): ...
+"""
+
+
+@pytest.mark.parametrize(
+    "source", [NESTED, *(path.read_text() for path in Path(source_meaning.__file__).parent.glob("*.py"))]
+)
+def test_every_definition_is_met_in_the_order_of_a_walk_over_everything(source):
+    tree = ast.parse(source)
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    every = [node for node in ast.walk(tree) if isinstance(node, definitions)]
+    assert [node for node in source_meaning.statements(tree) if isinstance(node, definitions)] == every
+    assert len(every) == 20 or source is not NESTED

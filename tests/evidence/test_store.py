@@ -11,7 +11,7 @@ import pytest
 
 from pv.evidence import statement, store
 from pv.evidence.statement import StatementError
-from pv.evidence.store import Store, decompress, folder_name
+from pv.evidence.store import Store, decompress, folder_name, with_log
 
 
 @pytest.fixture
@@ -211,3 +211,11 @@ def test_ten_thousand_records_load_within_a_second(evidence, make_record):
     started = time.process_time()
     assert len(evidence.summaries()) == 10_000
     assert time.process_time() - started < 1.0
+
+
+@pytest.mark.parametrize(
+    "log", [None, b"", b"line one\n", os.urandom(2 * store.KEPT_LOG)], ids=["none", "empty", "small", "large"]
+)
+def test_a_record_that_is_not_written_is_what_would_be_written(evidence, make_record, log):
+    told = with_log(make_record(log=None), log)
+    assert replace(told, digest=statement.digest(statement.to_bytes(told))) == evidence.add(make_record(log=None), log)

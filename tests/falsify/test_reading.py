@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from pv.contract.vocabulary import Cost, DeviceClass, Level
-from pv.falsify import reading
 from pv.falsify.discovery import find_in
 from pv.falsify.reading import FoundControl, read_module
 
@@ -180,57 +178,3 @@ def test_a_module_that_is_no_python_is_an_error_not_a_crash(checks, content):
 )
 def test_a_control_applies_where_its_defect_makes_sense(cells, device, applies):
     assert FoundControl("c", "m", cells).applies_to(device) is applies
-
-
-NESTED = """\
-import asyncio
-
-def outer():
-    if 1:
-        class A: ...
-    elif 2:
-        def b(): ...
-    else:
-        async def c(): ...
-    for _ in ():
-        def d(): ...
-    else:
-        def e(): ...
-    while 0:
-        def f(): ...
-    else:
-        def g(): ...
-    try:
-        def h(): ...
-    except ValueError:
-        def i(): ...
-    else:
-        def j(): ...
-    finally:
-        def k(): ...
-    with open("x"):
-        def l(): ...
-    match 1:
-        case 1:
-            def m():
-                class N:
-                    def o(self): ...
-    try:
-        ...
-    except* ValueError:
-        def p(): ...
-    async def q():
-        async for _ in x:
-            def r(): ...
-        async with x:
-            def s(): ...
-"""
-
-
-@pytest.mark.parametrize("source", [NESTED, *(path.read_text() for path in Path(reading.__file__).parent.glob("*.py"))])
-def test_every_definition_is_met_in_the_order_of_a_walk_over_everything(source):
-    tree = ast.parse(source)
-    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    every = [node for node in ast.walk(tree) if isinstance(node, definitions)]
-    assert [node for node in reading._statements(tree) if isinstance(node, definitions)] == every
-    assert len(every) == 20 or source is not NESTED

@@ -20,7 +20,7 @@ def dumps(value: Any) -> bytes:
     """The canonical bytes of `value`. Raises rfc8785.CanonicalizationError for what JSON cannot carry."""
     try:
         return _text(value).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except (UnicodeEncodeError, rfc8785.CanonicalizationError):  # the package says what is wrong first
         content: bytes = rfc8785.dumps(value)
         return content
 

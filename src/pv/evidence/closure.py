@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pv.contract.project import Project
-from pv.document.cachedir import identity_of, keep, recall
+from pv.document.cachedir import identity_of, keep, recall, version_of
 from pv.evidence import source_meaning
 from pv.evidence.digests import closure_digest
 from pv.evidence.record import FileDigest
@@ -57,7 +57,7 @@ class _Module(NamedTuple):
 
 @dataclass
 class Sources:
-    """The source files of one project; each is read once, and remembered between runs by size and mtime.
+    """The source files of one project; each is read once, and remembered between runs by size and times.
 
     Modules are looked for under `src/` and under the root; packages without `__init__` count. `package` is the folder
     of an installed package whose checks are asked for.
@@ -259,12 +259,12 @@ class Sources:
             self._known = self._load()
         facts = path.stat()
         row = self._known.get(f"{kind}:{path}")
-        return row[2] if row is not None and row[:2] == [facts.st_size, facts.st_mtime_ns] else None
+        return row[1] if row is not None and row[0] == version_of(facts) else None
 
     def _remember(self, path: Path, kind: str, value: Sequence[Any]) -> None:
         facts = path.stat()
         known = self._known if self._known is not None else {}
-        known[f"{kind}:{path}"] = [facts.st_size, facts.st_mtime_ns, value]
+        known[f"{kind}:{path}"] = [version_of(facts), value]
         self._known, self._changed = known, True
 
     def _load(self) -> dict[str, list[Any]]:

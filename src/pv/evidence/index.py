@@ -1,6 +1,6 @@
 """A derived, disposable table of what the ladder reads of every record, so that status need not parse thousands.
 
-Keyed by file name, size and mtime. One JSON file; lists that many records share (closures, bound files) stand once.
+Keyed by file name, size and times. One JSON file; lists that many records share (closures, bound files) stand once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pv.contract.vocabulary import Cell, DeviceClass, Level, Verdict
 from pv.document.cachedir import identity_of, keep, recall
 
 FILE = "evidence-index.json"
-Stat = tuple[str, int, int]  # relative path, size, mtime in ns
+Stat = tuple[str, list[int]]  # relative path, version of the file
 
 
 class Summary(NamedTuple):
@@ -70,11 +70,11 @@ def current(root: Path, cache: Path | None, stats: Sequence[Stat], read: Reader)
     closures: dict[str, Mapping[str, str]] = {}
     problems: list[tuple[str, str]] = []
     fresh = 0
-    for name, size, mtime in stats:
+    for name, version in stats:
         known = table.rows.get(name)
-        if known is not None and known[:2] == [size, mtime]:
+        if known is not None and known[0] == version:
             rows[name] = known
-            closures[known[2][5]] = table.closures[known[2][5]]
+            closures[known[1][5]] = table.closures[known[1][5]]
             continue
         fresh += 1
         try:
@@ -82,11 +82,11 @@ def current(root: Path, cache: Path | None, stats: Sequence[Stat], read: Reader)
         except (ValueError, OSError) as error:
             problems.append((name, str(error)))
             continue
-        rows[name] = [size, mtime, _row(summary)]
+        rows[name] = [version, _row(summary)]
         closures[summary.closure_digest] = closure
     if cache is not None and (fresh > len(problems) or len(rows) != len(table.rows)):
         _save(cache, root, rows, closures)
-    summaries = sorted((_summary(row[2]) for row in rows.values()), key=in_time)
+    summaries = sorted((_summary(row[1]) for row in rows.values()), key=in_time)
     return Index(tuple(summaries), closures, tuple(problems))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pv.contract.claims import Claim, Contract
 from pv.contract.load import Loaded
@@ -47,6 +47,18 @@ class FoundChecks(Protocol):
         """The check of a claim, or None."""
 
 
+class _Retracting(Protocol):
+    """What may retract a record, and be retracted."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def invalidates(self) -> str: ...
+
+
+Retracting = TypeVar("Retracting", bound=_Retracting)
+
+
 @dataclass(frozen=True)
 class Ledger:
     """`checks` is None where nobody looked for checks: then closures are not compared."""
@@ -60,6 +72,7 @@ class Ledger:
     problems: tuple[Problem, ...] = ()
     also: Mapping[str, Record] = field(default_factory=dict, repr=False)
     _entitled: dict[int, tuple[Contract, dict[str, Entitlement]]] = field(default_factory=dict, repr=False)
+    _digests: dict[int, tuple[Claim, str]] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def open(project: Project, checks: FoundChecks | None, also: Iterable[Record] = ()) -> Ledger:
@@ -117,7 +130,7 @@ class Ledger:
         named = self._named(claim)
         if all(s.contract_id == contract.id for s in named):
             return named
-        own = claim_digest(contract, claim)
+        own = self.claim_digest(contract, claim)
         return [s for s in named if s.contract_id in contract.stems or s.claim_digest == own]
 
     def _named(self, claim: Claim) -> list[Summary]:
@@ -139,13 +152,19 @@ class Ledger:
         closure = self.closure(contract, claim)
         bound = {path for s in self._named(claim) for path in s.bound}
         return CurrentDigests(
-            claim_digest=claim_digest(contract, claim),
+            claim_digest=self.claim_digest(contract, claim),
             closure_digest=closure.digest if closure else None,
             files=by_path(closure.files) if closure else {},
             bound={path: digest for path in bound if (digest := self.sources.data_digest(path))},
             thresholds={name: in_words(threshold) for name, threshold in claim.thresholds.items()},
             today=closure.today if closure else {},
         )
+
+    def claim_digest(self, contract: Contract, claim: Claim) -> str:
+        """The digest of what a claim says; worked out once for each claim object."""
+        if id(claim) not in self._digests:  # which is kept, so that its id stays its own
+            self._digests[id(claim)] = claim, claim_digest(contract, claim)
+        return self._digests[id(claim)][1]
 
     def closure(self, contract: Contract, claim: Claim) -> Closure | None:
         """The source closure of the claim's check, or None where no check is registered."""
@@ -194,14 +213,14 @@ def open_contracts(loaded: Sequence[Loaded]) -> list[Contract]:
     return [one.contract for one in loaded if one.contract is not None]
 
 
-def retractions(summaries: Iterable[Summary]) -> dict[str, Summary]:
+def retractions(records: Iterable[Retracting]) -> dict[str, Retracting]:
     """Digest of a record that no longer counts -> the record that retracts it. A retraction can be retracted too."""
-    by_target: defaultdict[str, list[Summary]] = defaultdict(list)
-    for summary in summaries:
-        if summary.invalidates:
-            by_target[summary.invalidates].append(summary)
+    by_target: defaultdict[str, list[Retracting]] = defaultdict(list)
+    for record in records:
+        if record.invalidates:
+            by_target[record.invalidates].append(record)
 
-    def effective(retraction: Summary) -> bool:  # ends: a record can only name older ones, by their digest
+    def effective(retraction: Retracting) -> bool:  # ends: a record can only name older ones, by their digest
         return not any(effective(later) for later in by_target.get(retraction.digest, ()))
 
     return {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pv.contract.claims import Claim
 from pv.contract.vocabulary import Verdict
@@ -40,13 +40,16 @@ def contradictions(record: Record) -> Iterator[str]:
         yield "it says that the bound was exhausted, with no case run"
 
 
-def foreign_thresholds(record: Record, claim: Claim) -> Iterator[str]:
-    """Where a record of this very claim was judged by bounds that are not the claim's. (Its digest says they are.)"""
-    for measured in record.measurements:
-        own, used = claim.thresholds.get(measured.name), measured.threshold
+def foreign_bounds(bounds: Iterable[tuple[str, str]], claim: Claim) -> Iterator[str]:
+    """Where a record of this very claim was judged by bounds that are not the claim's. (Its digest says they are.)
+
+    `bounds` are (measurement, the bound that judged it, in words).
+    """
+    for name, used in bounds:
+        own = claim.thresholds.get(name)
         stated = in_words(own) if own else "none"
-        if used and (own is None or in_words(own) != in_words(used)):
-            yield f"{measured.name} was judged by {in_words(used)}, the claim states {stated}"
+        if stated != used:
+            yield f"{name} was judged by {used}, the claim states {stated}"
 
 
 def holds(value: Number, threshold: ThresholdRecord) -> bool:

@@ -37,6 +37,7 @@ def settle(
     against: str = "HEAD",
     also: Sequence[Record] = (),
     merged: Merged | None = None,
+    ledger: Ledger | None = None,
 ) -> list[WritePlan]:
     """One plan for each sound contract; with `write`, put on disk (a file that changed meanwhile is planned anew once).
 
@@ -44,12 +45,12 @@ def settle(
     the version where there is no git; without it, they are as loaded. `against` is the git revision since which there
     is one bump. `also` are records that are not on disk (of a run that writes nothing): what would they earn? Raises
     NotWritten where a file could not be replaced, ValueError for `also` together with `write`. `merged` says what a
-    merge joined: there is one bump since all of it.
+    merge joined: there is one bump since all of it. `ledger` is for a caller who has just opened it, with `also`.
     """
     if write and also:
         raise ValueError("expected every record on disk before a status is written, found records that are not")
     task = _Task(project, checks, today or f"{datetime.now(UTC):%Y-%m-%d}", adopt, against, merged or Merged())
-    ledger = Ledger.open(project, checks, also)
+    ledger = ledger or Ledger.open(project, checks, also)
     plans = []
     for one in loaded:
         if one.contract is None:

@@ -11,11 +11,16 @@ import hashlib
 import io
 import sys
 import tokenize
+from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 _SILENT = frozenset({tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER})
+_STARTS = frozenset(kind for kind, name in tokenize.tok_name.items() if name.endswith("STRING_START"))
+_ENDS = frozenset(kind for kind, name in tokenize.tok_name.items() if name.endswith("STRING_END"))
 _MARKS = {tokenize.NEWLINE: "\n", tokenize.INDENT: "\x01", tokenize.DEDENT: "\x02"}
+BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # where statements hold statements, in file order
 Place = tuple[int, int]  # line from 1, column in characters from 0
 _NOWHERE: tuple[Place, Place] = ((sys.maxsize, 0), (sys.maxsize, 0))  # after every token
 
@@ -31,8 +36,8 @@ class ImportLine(NamedTuple):
 def meaning(source: bytes) -> str:
     """Hex sha256 of the module's tokens; of the raw bytes where this Python cannot read it."""
     try:
-        text = _decode(source)
-        stream = "\0".join(_tokens(text, _docstrings(ast.parse(text), text.split("\n"))))
+        text, tree = _parsed(source)
+        stream = "\0".join(_tokens(text, _docstrings(tree, text.split("\n"))))
     except (SyntaxError, ValueError, UnicodeDecodeError, RecursionError, MemoryError):
         return hashlib.sha256(source).hexdigest()
     return hashlib.sha256(stream.encode("utf-8", "surrogatepass")).hexdigest()
@@ -41,11 +46,11 @@ def meaning(source: bytes) -> str:
 def imports(source: bytes) -> tuple[ImportLine, ...]:
     """Every import of the module, also those inside functions; none where it cannot be parsed."""
     try:
-        tree = ast.parse(_decode(source))
+        _, tree = _parsed(source)
     except (SyntaxError, ValueError, UnicodeDecodeError, RecursionError, MemoryError):
         return ()
     found: dict[ImportLine, None] = {}
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.Import):
             found.update(dict.fromkeys(ImportLine(0, alias.name, ()) for alias in node.names))
         elif isinstance(node, ast.ImportFrom):
@@ -54,16 +59,28 @@ def imports(source: bytes) -> tuple[ImportLine, ...]:
     return tuple(found)
 
 
-def _decode(source: bytes) -> str:
+def statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The module and every statement in the order of `ast.walk`, without the expressions, which are most of a tree."""
+    pending: deque[ast.AST] = deque([tree])
+    while pending:
+        node = pending.popleft()
+        yield node
+        for name in BLOCKS:
+            pending.extend(getattr(node, name, ()))
+
+
+@lru_cache(maxsize=1)  # a file is asked for its meaning, then for its imports
+def _parsed(source: bytes) -> tuple[str, ast.Module]:
     encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
-    return source.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    text = source.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    return text, ast.parse(text)
 
 
 def _docstrings(tree: ast.Module, lines: list[str]) -> list[tuple[Place, Place]]:
     """Where the docstrings of the module, its classes and functions stand, in file order."""
     holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     spans = []
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if not isinstance(node, holders) or not node.body or not isinstance(node.body[0], ast.Expr):
             continue
         value = node.body[0].value
@@ -102,16 +119,16 @@ def _whole_strings(text: str) -> Iterator[tuple[int, str, Place]]:
     lines = text.split("\n")
     depth, opened = 0, (0, 0)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        name = tokenize.tok_name[token.type]
-        if name.endswith("STRING_START"):
+        kind = token.type
+        if kind in _STARTS:
             opened = opened if depth else token.start
             depth += 1
-        elif name.endswith("STRING_END"):
+        elif kind in _ENDS:
             depth -= 1
             if not depth:
                 yield tokenize.STRING, _slice(lines, opened, token.end), opened
         elif not depth:
-            yield token.type, token.string, token.start
+            yield kind, token.string, token.start
 
 
 def _slice(lines: list[str], start: Place, end: Place) -> str:

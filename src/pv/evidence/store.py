@@ -15,11 +15,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
+from pv.document.cachedir import version_of
 from pv.evidence import index, statement
-from pv.evidence.index import Index, Summary
+from pv.evidence.index import Index, Stat, Summary
 from pv.evidence.record import LogRecord, Record
 from pv.evidence.rejudge import contradictions
 from pv.evidence.staleness import in_words
@@ -30,6 +31,13 @@ KEPT_LOG = 64 * 1024  # compressed bytes; of a larger log only the digest is kep
 RECORD_NAME = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{12})\.json")
 LOG_NAME = re.compile(r"([0-9a-f]{64})\.log\.gz")
 TEMPORARY = ".writing-"
+
+
+class HasLog(Protocol):
+    """A record, or what is known of one."""
+
+    @property
+    def log(self) -> LogRecord | None: ...
 
 
 class Problem(NamedTuple):
@@ -52,7 +60,10 @@ class Store:
         Raises StatementError for what cannot be written and FileExistsError where another record holds the name.
         """
         if log is not None:
-            record = replace(record, log=self._add_log(log))
+            kept, compressed = _packed(log)
+            if kept.stored:
+                self.add_log_bytes(compressed, kept.sha256)
+            record = replace(record, log=kept)
         content = statement.to_bytes(record)
         self.add_bytes(content)
         return replace(record, digest=statement.digest(content))
@@ -110,7 +121,7 @@ class Store:
         """The record behind a summary."""
         return statement.from_bytes((self.root / summary.path).read_bytes())
 
-    def log_text(self, record: Record) -> str | None:
+    def log_text(self, record: HasLog) -> str | None:
         """The whole log of a record, or None when only its digest was kept. Raises StatementError if it was changed."""
         if record.log is None or not record.log.stored:
             return None
@@ -139,13 +150,18 @@ class Store:
         if self.root.is_dir():
             yield from sorted(self.root.rglob(f"{TEMPORARY}*"))
 
-    def _add_log(self, log: bytes) -> LogRecord:
-        sha256 = hashlib.sha256(log).hexdigest()
-        compressed = gzip.compress(log, compresslevel=9, mtime=0)
-        if len(compressed) > KEPT_LOG:
-            return LogRecord(sha256, len(log))
-        self.add_log_bytes(compressed, sha256)
-        return LogRecord(sha256, len(log), f"{LOGS}/{sha256}.log.gz")
+
+def with_log(record: Record, log: bytes | None) -> Record:
+    """The record as a store would write it with this log: the log's digest, its size, and where it would stand."""
+    return record if log is None else replace(record, log=_packed(log)[0])
+
+
+def _packed(log: bytes) -> tuple[LogRecord, bytes]:
+    """What a record says of its log, and the log compressed; of a large one only the digest is kept."""
+    sha256 = hashlib.sha256(log).hexdigest()
+    compressed = gzip.compress(log, compresslevel=9, mtime=0)
+    stored = f"{LOGS}/{sha256}.log.gz" if len(compressed) <= KEPT_LOG else ""
+    return LogRecord(sha256, len(log), stored), compressed
 
 
 def relative_name(record: Record) -> str:
@@ -235,14 +251,13 @@ def _folders(root: Path) -> list[Path]:
     return [root / name for name in sorted(names) if not name.startswith(".")]
 
 
-def _stats(root: Path) -> Iterator[tuple[str, int, int]]:
-    """(relative path, size, mtime in ns) of every file in a claim's folder."""
+def _stats(root: Path) -> Iterator[Stat]:
+    """(relative path, version) of every file in a claim's folder."""
     for folder in _folders(root):
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith((TEMPORARY, ".")):
-                    facts = entry.stat()
-                    yield f"{folder.name}/{entry.name}", facts.st_size, facts.st_mtime_ns
+                    yield f"{folder.name}/{entry.name}", version_of(entry.stat())
 
 
 def _write_once(path: Path, content: bytes, *, may_differ: bool = False) -> None:

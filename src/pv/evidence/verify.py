@@ -6,7 +6,7 @@ signatures, are what tells those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,11 @@ from pv.contract.project import Project
 from pv.diagnostics.model import Diagnostic, Severity, Span
 from pv.evidence import statement
 from pv.evidence.digests import claim_digest
-from pv.evidence.index import Summary
-from pv.evidence.ledger import open_contracts, retractions
-from pv.evidence.record import Record
-from pv.evidence.rejudge import contradictions, foreign_thresholds
+from pv.evidence.judged import Judged, Judgements
+from pv.evidence.ledger import Ledger, open_contracts, retractions
+from pv.evidence.rejudge import foreign_bounds
 from pv.evidence.statement import StatementError
-from pv.evidence.store import LOG_NAME, LOGS, Store, relative_name, summarise
+from pv.evidence.store import LOG_NAME, LOGS, Store
 
 
 class Explanation(NamedTuple):
@@ -114,19 +113,24 @@ class Verified(NamedTuple):
     pointers: int
 
 
-def verify(project: Project, loaded: Sequence[Loaded]) -> Verified:
-    """Re-judge every record on disk and follow every pointer of the loaded contracts."""
+def verify(project: Project, loaded: Sequence[Loaded], ledger: Ledger | None = None) -> Verified:
+    """Re-judge every record on disk and follow every pointer of the loaded contracts.
+
+    With a `ledger`, bytes that were judged before by this very pv are not taken apart again, and the claims' digests
+    are the ledger's. The records are those on disk in any case.
+    """
     store = Store(project.evidence)
+    digest_of = ledger.claim_digest if ledger else claim_digest
     found: list[Diagnostic] = []
-    records = _read_all(project, store, found)
+    records = _read_all(project, store, ledger.store.cache if ledger else None, found)
     by_digest = {record.digest: (path, record) for path, record in records}
     claims = _claims(loaded)
     for path, record in records:
         known_as = claims.get(record.claim_id, [])
-        found += _one_record(project, store, path, record, known_as)
+        found += _one_record(project, store, path, record, known_as, digest_of)
         found += _chain(project, path, record, by_digest, {name for _, claim in known_as for name in claim.ids})
     found += _leftovers(project, store, [record for _, record in records])
-    undone = retractions([summarise(record, "") for _, record in records])
+    undone = retractions(record for _, record in records)
     for digest, retraction in undone.items():
         if digest in by_digest:
             reason = f"{_short(digest)} was retracted by {_short(retraction.digest)}: {retraction.reason}"
@@ -138,20 +142,21 @@ def verify(project: Project, loaded: Sequence[Loaded]) -> Verified:
     return Verified(found, len(records), pointers)
 
 
-def _read_all(project: Project, store: Store, found: list[Diagnostic]) -> list[tuple[Path, Record]]:
+def _read_all(project: Project, store: Store, cache: Path | None, found: list[Diagnostic]) -> list[tuple[Path, Judged]]:
     records = []
+    judgements = Judgements(store.root, cache)
     for path in store.record_files():
         try:
-            record = statement.from_bytes(path.read_bytes())
+            record = judgements.of(path)
         except (StatementError, OSError) as error:
             found.append(_diagnostic(project, UNREADABLE, path, str(error)))
             continue
-        expected = store.root / relative_name(record)
-        if path == expected:
+        if f"{path.parent.name}/{path.name}" == record.name:
             records.append((path, record))
         else:
-            bytes_say = f"expected the name {expected.relative_to(store.root)}, which is what the bytes say"
+            bytes_say = f"expected the name {Path(record.name)}, which is what the bytes say"
             found.append(_diagnostic(project, MISNAMED, path, f"{bytes_say}; the record or its name was edited"))
+    judgements.save()
     return records
 
 
@@ -166,14 +171,18 @@ def _claims(loaded: Sequence[Loaded]) -> dict[str, list[tuple[Contract, Claim]]]
 
 
 def _one_record(
-    project: Project, store: Store, path: Path, record: Record, claims: Sequence[tuple[Contract, Claim]]
+    project: Project,
+    store: Store,
+    path: Path,
+    record: Judged,
+    claims: Sequence[tuple[Contract, Claim]],
+    digest_of: Callable[[Contract, Claim], str],
 ) -> Iterator[Diagnostic]:
-    if not record.invalidates:
-        for sentence in contradictions(record):
-            yield _diagnostic(project, CONTRADICTION, path, sentence)
+    for sentence in record.contradictions:
+        yield _diagnostic(project, CONTRADICTION, path, sentence)
     for contract, claim in claims:
-        if claim_digest(contract, claim) == record.claim_digest:
-            for sentence in foreign_thresholds(record, claim):
+        if digest_of(contract, claim) == record.claim_digest:
+            for sentence in foreign_bounds(record.bounds, claim):
                 yield _diagnostic(project, FOREIGN_BOUND, path, sentence)
     if not claims:
         yield _diagnostic(project, ORPHAN, path, f"no contract has a claim {record.claim_id}")
@@ -186,7 +195,7 @@ def _one_record(
 
 
 def _chain(
-    project: Project, path: Path, record: Record, by_digest: Mapping[str, tuple[Path, Record]], names: set[str]
+    project: Project, path: Path, record: Judged, by_digest: Mapping[str, tuple[Path, Judged]], names: set[str]
 ) -> Iterator[Diagnostic]:
     """`names` are all ids of the record's claim: a chain goes on through a rename."""
     for word, digest in (("follows", record.previous), ("retracts", record.invalidates)):
@@ -204,7 +213,7 @@ def _chain(
             yield _diagnostic(project, BROKEN_CHAIN, path, f"it follows {_short(digest)}, a record of {earlier.cell}")
 
 
-def _leftovers(project: Project, store: Store, records: Sequence[Record]) -> Iterator[Diagnostic]:
+def _leftovers(project: Project, store: Store, records: Sequence[Judged]) -> Iterator[Diagnostic]:
     named = {record.log.stored for record in records if record.log}
     for path in store.leftovers():
         yield _diagnostic(project, LEFTOVER, path, "a write was killed here")
@@ -215,7 +224,7 @@ def _leftovers(project: Project, store: Store, records: Sequence[Record]) -> Ite
 
 
 def _pointers(
-    one: Loaded, by_digest: Mapping[str, tuple[Path, Record]], undone: Mapping[str, Summary]
+    one: Loaded, by_digest: Mapping[str, tuple[Path, Judged]], undone: Mapping[str, Judged]
 ) -> Iterator[Diagnostic]:
     for claim in one.contract.claims if one.contract else ():
         for index, digest in enumerate(claim.evidence):
@@ -233,7 +242,7 @@ def _pointers(
 
 
 def _pointer(
-    claim: Claim, digest: str, by_digest: Mapping[str, tuple[Path, Record]], undone: Mapping[str, Summary]
+    claim: Claim, digest: str, by_digest: Mapping[str, tuple[Path, Judged]], undone: Mapping[str, Judged]
 ) -> tuple[str, str]:
     if digest not in by_digest:
         return NO_RECORD, f"{claim.id} points to {digest}, which no record on disk has"

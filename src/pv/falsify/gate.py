@@ -30,6 +30,7 @@ from pv.falsify.request import Asked, Prepared, SelectionError, prepare
 from pv.falsify.runner import Listener
 from pv.falsify.session import Options, Outcome
 from pv.falsify.session import falsify as run_checks
+from pv.rules.cache import Cache
 from pv.rules.facts import FactsByClaim
 from pv.rules.table import check_history
 from pv.rules.validation import validate
@@ -161,8 +162,8 @@ def gate(project: Project, wanted: Wanted, listener: Listener) -> GateReport:
     versions = _versions(strict, loaded, wanted.against)  # first: a reference that nobody knows ends it before any run
     outcome, refused = _run(strict, loaded, ledger, checks, facts, wanted, listener) if wanted.run else (None, "")
     sections = [
-        _contracts(strict, checks, facts),
-        _records(strict, loaded),
+        _contracts(strict, loaded, checks, facts),
+        _records(strict, loaded, None if wanted.release else ledger),
         versions,
         _statuses(loaded),
         _checks(strict, outcome, refused, changed=wanted.changed),
@@ -176,14 +177,14 @@ def gate(project: Project, wanted: Wanted, listener: Listener) -> GateReport:
 # ------------------------------------------------------------------------------------------ contracts and records
 
 
-def _contracts(project: Project, checks: Checks, known: FactsByClaim) -> Section:
+def _contracts(project: Project, loaded: Sequence[Loaded], checks: Checks, known: FactsByClaim) -> Section:
     wrong: list[Diagnostic] = []
 
     def facts(project: Project, loaded: Sequence[Loaded]) -> FactsByClaim:
         wrong.extend(misfits(checks, loaded, whole=True))
         return known
 
-    found = validate(discover((), project), project, facts, whole=True)
+    found = validate(discover((), project), project, facts, Cache.open(project), whole=True, loaded=loaded)
     errors, warnings = found.count(Severity.ERROR) + len(wrong), found.count(Severity.WARNING)
     claims = sum(len(outline.claims) for outline in found.outlines)
     summary = f"{_count(found.contracts, 'contract')}, {_count(claims, 'claim')}: {errors} errors, {warnings} warnings"
@@ -193,8 +194,9 @@ def _contracts(project: Project, checks: Checks, known: FactsByClaim) -> Section
     return Section("contracts", Standing.FAILED if errors else Standing.PASSED, summary, serious)
 
 
-def _records(project: Project, loaded: Sequence[Loaded]) -> Section:
-    found = verify_records(project, loaded)
+def _records(project: Project, loaded: Sequence[Loaded], ledger: Ledger | None) -> Section:
+    """Without a ledger, which a release does not trust, every record is taken apart, whatever was judged before."""
+    found = verify_records(project, loaded, ledger)
     errors = sum(d.severity is Severity.ERROR for d in found.diagnostics)
     summary = (
         f"{_count(found.records, 'record')} re-judged, {_count(found.pointers, 'pointer')} followed: {errors} errors"
@@ -343,7 +345,7 @@ def _run(
     if wanted.changed:
         plan = _concerned(plan, project, wanted.against, stale)
     options = Options(jobs=wanted.jobs, write=False, drift_only=True)
-    return run_checks(project, quick.loaded, quick.checks, plan, quick.devices, listener, options), ""
+    return run_checks(project, quick.loaded, quick.checks, plan, quick.devices, listener, options, ledger=ledger), ""
 
 
 def _stale_ids(loaded: Sequence[Loaded], facts: FactsByClaim) -> list[str]:

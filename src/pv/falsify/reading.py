@@ -7,8 +7,7 @@ imports. Whatever is not written out is a diagnostic with its place.
 from __future__ import annotations
 
 import ast
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pv.contract.vocabulary import Cost, DeviceClass, Level
 from pv.diagnostics.model import Diagnostic, Severity, Span
+from pv.evidence.source_meaning import statements
 
 if TYPE_CHECKING:
     from pv.contract.claims import Family
@@ -27,7 +27,6 @@ API = ("pv.falsify", "pv.falsify.api")
 FAMILY_OF_DECORATOR: Mapping[str, Family] = {"falsifier": "falsifier", "harness": "harness"}
 DECORATOR_WORDS = ("id", "level", "controls", "attacks", "data", "cost", "timeout", "bound")
 CONTROL_WORDS = ("name", "plant", "breaks", "cells")
-BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # where statements hold statements, in file order
 DEFAULT_TIMEOUT = 300.0
 FILE_START = Span(0, 0, 1, 1, 1, 1)
 
@@ -146,7 +145,7 @@ class _Reader:
         for statement in tree.body:
             self.names.update(_imported_names(statement))
         top = {id(statement) for statement in tree.body}
-        for node in _statements(tree):
+        for node in statements(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 for decorator in node.decorator_list:
                     self._decorator(node, decorator, at_top=id(node) in top)
@@ -269,16 +268,6 @@ class _Reader:
             where=check.function,
             help="plant a defect that the check must catch",
         )
-
-
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Every statement in the order of `ast.walk`, without the expressions: they hold no definition, and are most."""
-    pending: deque[ast.AST] = deque([tree])
-    while pending:
-        node = pending.popleft()
-        yield node
-        for name in BLOCKS:
-            pending.extend(getattr(node, name, ()))
 
 
 def _imported_names(node: ast.stmt) -> dict[str, str]:

@@ -6,12 +6,8 @@ statuses are written once, at the end, by `pv.evidence.settle`.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pv.contract.load import Loaded, load
@@ -22,7 +18,7 @@ from pv.evidence.closure import Closure
 from pv.evidence.ledger import Ledger
 from pv.evidence.record import Record
 from pv.evidence.settle import settle
-from pv.evidence.store import Store
+from pv.evidence.store import with_log
 from pv.falsify.attempt import Attempt
 from pv.falsify.devices import Devices
 from pv.falsify.discovery import Checks
@@ -123,13 +119,15 @@ def falsify(
     listener: Listener,
     options: Options,
     place: Place | None = None,
+    ledger: Ledger | None = None,
 ) -> Outcome:
     """Run a plan, keep the records worth keeping, and write what they earn (or find out what would be written).
 
     `place` is where its checks run, None for this machine; only this process keeps records. After Ctrl-C the finished
-    attempts count: their records are kept and settled, and `interrupted` is set.
+    attempts count: their records are kept and settled, and `interrupted` is set. `ledger` is for a caller who has just
+    opened it.
     """
-    ledger = Ledger.open(project, checks)
+    ledger = ledger or Ledger.open(project, checks)
     facts = run_facts(project, options.seed)
     keeper = _Keeper(project, ledger, plan, devices, facts, listener, options)
     finished = run(
@@ -147,9 +145,11 @@ def falsify(
     if keeper.journal and not finished.interrupted:
         keeper.journal.end()
     concerned = _reloaded(loaded, plan.tasks, project)
-    with _evidence(project, keeper, write=options.write) as where:
-        plans, not_written = _settle(where, concerned, checks, plan, options)
-        after = _earned(where, concerned, checks)
+    if concerned:  # as it all stands now, with the records that are not written
+        also = () if options.write else [with_log(record, log or None) for record, log in keeper.kept]
+        ledger = Ledger.open(project, checks, also)
+    plans, not_written = _settle(project, concerned, checks, plan, options, ledger)
+    after = _earned(concerned, ledger)
     ledger.sources.save()
     order = {task: index for index, task in enumerate(plan.tasks)}
     return Outcome(
@@ -273,35 +273,20 @@ def _reloaded(loaded: Sequence[Loaded], tasks: Sequence[Task], project: Project)
     return [load(one.path, project) for one in loaded if one.contract is not None and one.contract.path in concerned]
 
 
-@contextmanager
-def _evidence(project: Project, keeper: _Keeper, *, write: bool) -> Iterator[Project]:
-    """The project whose evidence holds the kept records: itself, or a copy with the records that were not written."""
-    if write or not keeper.kept:
-        yield project
-        return
-    with tempfile.TemporaryDirectory(prefix="pv-dry-") as folder:
-        evidence = Path(folder) / "evidence"
-        if project.evidence.is_dir():
-            shutil.copytree(project.evidence, evidence)
-        store = Store(evidence)
-        for record, log in keeper.kept:
-            store.add(record, log or None)
-        yield replace(project, evidence=evidence)
-
-
 def _settle(
-    project: Project, loaded: Sequence[Loaded], checks: Checks, plan: Plan, options: Options
+    project: Project, loaded: Sequence[Loaded], checks: Checks, plan: Plan, options: Options, ledger: Ledger
 ) -> tuple[list[WritePlan], str]:
     """The plans of all contracts of the run, written if asked; and why a file could not be replaced, or ""."""
     starts = {task.contract.path: task.contract for task in plan.tasks}
     try:
-        return settle(project, loaded, checks, write=options.write, adopt=options.adopt, starts=starts), ""
+        return settle(
+            project, loaded, checks, write=options.write, adopt=options.adopt, starts=starts, ledger=ledger
+        ), ""
     except NotWritten as why:
         return [], f"{why}; the records are kept, `pv settle` writes what they earned"
 
 
-def _earned(project: Project, loaded: Sequence[Loaded], checks: Checks) -> dict[Key, Status]:
-    ledger = Ledger.open(project, checks)
+def _earned(loaded: Sequence[Loaded], ledger: Ledger) -> dict[Key, Status]:
     return {
         (one.contract.id, claim_id): entitlement.status
         for one in loaded

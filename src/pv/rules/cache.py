@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pv import __version__
 from pv.contract.project import Profile, Project
 from pv.diagnostics.model import Diagnostic, Severity, Span, TextEdit
-from pv.document.cachedir import identity_of, keep, recall
+from pv.document.cachedir import identity_of, keep, recall, version_of
 from pv.rules.outline import Outline, OutlinedClaim
 
 FILE_NAMES = {Profile.COMPAT: "validate.json", Profile.STRICT: "validate-strict.json"}  # the gate is always strict
@@ -114,7 +114,7 @@ def _state(path: str) -> list[int] | None:
         facts = os.stat(path)
     except OSError:
         return None
-    return [facts.st_mtime_ns, facts.st_size]
+    return version_of(facts)
 
 
 def _written(found: Remembered) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class Validation:
 
 
 class _Seen(NamedTuple):
-    """One file of the call. `loaded` is None when the cache answered for it."""
+    """One file of the call. `loaded` is None when the cache answered for it and nobody had read it."""
 
     path: Path
     found: Remembered
@@ -68,16 +68,21 @@ def validate(
     cache: Cache | None = None,
     *,
     whole: bool = False,
+    loaded: Iterable[Loaded] = (),
 ) -> Validation:
-    """Look at every file. `whole`: the files are all the contracts of the project."""
+    """Look at every file. `whole`: the files are all the contracts of the project.
+
+    `loaded` are files that the caller has read already; they are looked at as they were read.
+    """
     cache = cache or Cache.off()
+    read = {one.path: one for one in loaded if one.document is not None}
     stems = Stems([*(path.stem for path in discovery.files), *table.project_stems(project)])
     seen: list[_Seen] = []
     ids: set[str] = set()
     left_out = 0
     for path in discovery.files:
         named = bool(discovery.explicit) and path in discovery.explicit
-        one = _look(path, project, cache, keep_others=named)
+        one = _look(path, project, cache, read.get(path), keep_others=named)
         if one is None:
             left_out += 1
             continue
@@ -97,18 +102,18 @@ def validate(
     return Validation(tuple(diagnostics), tuple(one.found.outline for one in seen), left_out, texts)
 
 
-def _look(path: Path, project: Project, cache: Cache, *, keep_others: bool) -> _Seen | None:
+def _look(path: Path, project: Project, cache: Cache, read: Loaded | None, *, keep_others: bool) -> _Seen | None:
     """One file, from the cache or from itself; None for a file met in a folder that is no contract."""
     display = project.display(path)
-    content = _content(path)
+    content = read.document.content if read is not None and read.document is not None else _content(path)
     sha256 = cache.key(content) if content is not None else ""
     if content is not None:
         remembered = cache.get(path, display, sha256)
         if remembered is not None and remembered.outline.artifact:
-            return _Seen(path, remembered, content, None)
+            return _Seen(path, remembered, content, read)
         if remembered is not None and not keep_others:
             return None
-        loaded = load_bytes(content, path, project, display=display)
+        loaded = read or load_bytes(content, path, project, display=display)
     else:
         loaded = load(path, project)
     if not keep_others and not concerns_us(loaded):
