@@ -99,7 +99,7 @@ def test_the_norm_is_ggmls(ggml, seed: int, width: int, spread: float) -> None: 
         assert_same_bits(rms_norm(x, w, 1e-6), kernels.rms_norm(x.numpy(), w.numpy(), 1e-6))
 
 
-@pytest.mark.parametrize(("head", "base"), [(32, 1e6), (64, 1e6), (128, 1e4)])
+@pytest.mark.parametrize(("head", "base"), [(32, 1e6), (64, 1e6), (128, 1e4), (80, 1e6), (96, 5e5), (112, 1e7)])
 def test_the_rotation_is_ggmls(ggml, head: int, base: float) -> None:  # type: ignore[no-untyped-def]
     spec = replace(named_shape("tiny"), head_dim=head, rope_theta=base)
     x = numbers(5, 700, 2, head)

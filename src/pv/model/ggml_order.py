@@ -99,7 +99,8 @@ def rope_tables(spec: ModelSpec, length: int) -> RopeTables:
     those of the C library, which llama.cpp calls; where none is found they are rounded from float64 (another last bit
     in one of a hundred).
     """
-    step = torch.tensor(spec.rope_theta ** (-2.0 / spec.head_dim), dtype=torch.float32)
+    exponent = torch.tensor(-2.0 / spec.head_dim).item()  # rounded to float32
+    step = torch.tensor(spec.rope_theta**exponent, dtype=torch.float32)
     angles = [torch.arange(length, dtype=torch.float32)]
     for _ in range(1, spec.head_dim // 2):
         angles.append(angles[-1] * step)
