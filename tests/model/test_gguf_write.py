@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from pv.backends.cpu import open_cpu
 from pv.model.errors import QuantError, TokenizerError
 from pv.model.gguf_file import dequantized, open_gguf
+from pv.model.gguf_header import read_header
 from pv.model.gguf_tokenizer import PATTERNS
 from pv.model.gguf_write import MIXES, FileType, convert, fallback, plan_types, stored
 from pv.model.open import Model, open_model
@@ -214,6 +215,25 @@ def test_a_fallback_is_named(tmp_path: Path) -> None:
     assert {name: w.type for name, w in open_gguf(written.path).weights.tensors.items()} == {
         name: written.fallbacks.get(name, kind) for name, kind in plan_types(spec, FileType.Q4_K).items()
     }
+
+
+@pytest.mark.parametrize("theta", [1234567.891, 10000000.3, 1e6])
+def test_numbers_are_rounded_to_the_formats_float32(theta: float, tmp_path: Path) -> None:
+    spec = ModelSpec(300, 96, 1, 4, 2, 24, 256, theta, 1.00000001e-6, tied=True, context=64)
+    write_model(Recipe(spec), tmp_path / "odd")
+    written = open_gguf(convert(open_model(tmp_path / "odd"), tmp_path / "x.gguf", FileType.F32, tokenizer=None).path)
+    assert (written.spec.rope_theta, written.spec.rms_eps) == (float(str(np.float32(theta))), 1e-6)
+
+
+def test_a_name_with_points_is_kept_whole(tmp_path: Path) -> None:
+    spec = ModelSpec(300, 96, 1, 4, 2, 24, 256, 1e6, 1e-6, tied=True, context=64)
+    write_model(Recipe(spec), tmp_path / "Small-0.5B-Instruct")
+    folder = convert(
+        open_model(tmp_path / "Small-0.5B-Instruct"), tmp_path / "x-0.5b.gguf", FileType.F32, tokenizer=None
+    )
+    again = convert(open_model(folder.path), tmp_path / "again.gguf", FileType.F32, tokenizer=None)
+    names = [read_header(written.path).metadata["general.name"] for written in (folder, again)]
+    assert names == ["Small-0.5B-Instruct", "x-0.5b"]
 
 
 # --- refusals ---

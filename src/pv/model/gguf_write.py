@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def convert(
     with _whole_path(output) as unfinished:
         writer = GGUFWriter(unfinished, ARCHITECTURE)
         try:
-            _describe_model(writer, spec, model.path.stem or "model", MIXES[kind].number)
+            _describe_model(writer, spec, _name_of(model.path), MIXES[kind].number)
             _describe_tokenizer(writer, vocabulary, spec.vocab)
             _write_tensors(writer, model, chosen, progress)
         finally:
@@ -254,8 +254,9 @@ _SAMPLES = (
 def _read_back(path: Path, spec: ModelSpec, tokenizer: Tokenizer | None, vocabulary: Vocabulary | None) -> None:
     """Open what was written. Raises when the dimensions, the vocabulary or the tokens differ from the source's."""
     written = open_gguf(path)
-    if written.spec != spec:
-        raise QuantError(f"expected {spec} when reading back, got {written.spec}", "this is a bug in pv")
+    expected = replace(spec, rope_theta=_as_stored(spec.rope_theta), rms_eps=_as_stored(spec.rms_eps))
+    if written.spec != expected:
+        raise QuantError(f"expected {expected} when reading back, got {written.spec}", "this is a bug in pv")
     if tokenizer is None:
         return
     if describe(written.tokenizer, spec.vocab, written.tokenizer.chat_template) != vocabulary:
@@ -265,6 +266,17 @@ def _read_back(path: Path, spec: ModelSpec, tokenizer: Tokenizer | None, vocabul
         ours, theirs = tokenizer.encode(text), written.tokenizer.encode(text)
         if ours != theirs:
             raise TokenizerError(f"a GGUF file cannot say this tokenizer: {text!r} became {theirs[:8]}, not {ours[:8]}")
+
+
+def _as_stored(value: float) -> float:
+    """The format has float32 for numbers: the shortest decimal of the nearest one, as the reader gives it."""
+    return float(str(np.float32(value)))
+
+
+def _name_of(path: Path) -> str:
+    """A folder's name whole (there may be points in it), a file's without its ending."""
+    path = path.resolve()
+    return (path.name if path.is_dir() else path.stem) or "model"
 
 
 @contextmanager
