@@ -1,7 +1,8 @@
 """Fused products of blocks on a CUDA card at the 7B shape: `python benchmarks/quantize_gpu.py [--tune] [--json FILE]`.
 
 Each kernel at each matrix of the 7B shape, then whole decode steps, replayed from a CUDA graph: tokens a second, and
-the share of what the card's measured read bandwidth allows for the bytes of the weights.
+the share of what the card's measured read bandwidth allows for the bytes of the weights. Then whole prompts, in tiles
+of tokens and token by token.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import product as combinations
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ import numpy as np
 import torch
 from triton.testing import do_bench, do_bench_cudagraph
 
-from pv.backends import triton_quant
-from pv.backends.cuda import cuda_facts, open_cuda
+from pv.backends import triton_prompt, triton_quant
+from pv.backends.cuda import CudaSession, cuda_facts, open_cuda
 from pv.model.gguf_write import FileType, plan_types
 from pv.model.quant_product import quantized_product
 from pv.model.spec import ModelSpec, named_shape
@@ -31,6 +33,7 @@ MATRICES = {"qkv": (4608, 3584), "attn_out": (3584, 3584), "ffn_gate": (18944, 3
             "lm_head": (152064, 3584)}  # fmt: skip
 FIGURES = (("tokens_per_second", ".0f"), ("limit", ".0f"), ("share", ".0%"))
 KINDS = (WeightType.Q4_K, WeightType.Q6_K, WeightType.Q8_0)
+PROMPTS = (8, 16, 64, 512)  # tokens
 
 
 def main() -> None:
@@ -53,15 +56,20 @@ def main() -> None:
     print(json.dumps(found, indent=1), flush=True)
     if options.tune:
         found["cuts"] = {str(kind): tuned(kind) for kind in KINDS}
+        found["tiles"] = {str(kind): tuned_tiles(kind) for kind in KINDS}
     found["kernels"] = {
         str(kind): {name: kernel(kind, *shape, bandwidth) for name, shape in MATRICES.items()} for kind in KINDS
     }
     print(json.dumps(found["kernels"], indent=1), flush=True)
     spec = replace(named_shape("7b"), layers=options.layers)
-    found["decode"] = {
-        kind: decode(spec, FileType(kind), options.steps, bandwidth) for kind in options.types.split(",")
-    }
-    print(json.dumps(found["decode"], indent=1), flush=True)
+    found["decode"], found["prompts"] = {}, {}
+    for kind in options.types.split(","):
+        weights = random_model(spec, FileType(kind))
+        session = open_cuda(weights)
+        found["decode"][kind] = decode(session, weights, options.steps, bandwidth)
+        found["prompts"][kind] = {str(count): prompt(session, count) for count in PROMPTS}
+        session.close()
+        print(kind, json.dumps([found["decode"][kind], found["prompts"][kind]], indent=1), flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 
@@ -83,7 +91,7 @@ def random_blocks(kind: WeightType, rows: int, columns: int) -> Weight:
 def agreement() -> dict[str, float]:
     """Relative distance of the fused products from the reference product, worst of some shapes and token counts."""
     worst = {}
-    for kind, (columns, count) in combinations(KINDS, ((256, 1), (3584, 1), (18944, 3), (768, 7))):
+    for kind, (columns, count) in combinations(KINDS, ((256, 1), (3584, 1), (18944, 3), (768, 7), (18944, 70))):
         weight = random_blocks(kind, 515, columns)
         x = torch.randn(count, columns, device=DEVICE) * torch.rand(count, 1, device=DEVICE) * 8
         want, got = quantized_product(x, weight), triton_quant.product(x, weight)
@@ -149,10 +157,46 @@ def tuned(kind: WeightType) -> dict[str, Any]:
     return best
 
 
-def decode(spec: ModelSpec, kind: FileType, steps: int, bandwidth: float) -> dict[str, float]:
+def tuned_tiles(kind: WeightType) -> dict[str, Any]:
+    """The best tiles for some lengths of a prompt, and microseconds of the vector kernel, at the shape of ffn_gate."""
+    weight, best = random_blocks(kind, *MATRICES["ffn_gate"]), {}
+    for count in PROMPTS:
+        x = torch.randn(max(count, 16), weight.shape[1], device=DEVICE)
+        codes, packed = (
+            triton_quant.quantize_activations(x, triton_quant.ACTIVATIONS[kind]),
+            triton_quant.packed(weight),
+        )
+        table = [(round(1e3 * do_bench(partial(triton_quant.multiply, codes, packed, kind), rep=10), 1), "vector")]
+        for cut in combinations((32, 64, 128), (16, 32, 64, 128), (4, 8), (2, 3, 4)):
+            tile = triton_prompt.Tile(*cut)
+            if tile.tokens <= len(x) and (tile.warps == 4 or tile.rows == 128):
+                run = partial(triton_prompt.multiply, codes, packed, kind, tile)
+                table.append((round(1e3 * do_bench(run, rep=10), 1), str(tuple(tile))))
+        best[str(count)] = [*sorted(table)[:4], table[0]]
+        print(kind, count, best[str(count)], flush=True)
+    return best
+
+
+def prompt(session: CudaSession, count: int) -> dict[str, float]:
+    """A prompt's tokens a second, the best of three: as served, and token by token."""
+    tokens = np.random.default_rng(count).integers(0, session.spec.vocab, count).tolist()
+    least = triton_prompt.LEAST
+    rates = {}
+    for way, short in (("tiles", least), ("one_by_one", count + 1)):
+        triton_prompt.LEAST = short
+        took = []
+        for _ in range(3):
+            session.reset()
+            started = time.perf_counter()
+            session.prefill(tokens)
+            took.append(time.perf_counter() - started)
+        rates[way] = round(count / min(took), 1)
+    triton_prompt.LEAST = least
+    return rates
+
+
+def decode(session: CudaSession, weights: Weights, steps: int, bandwidth: float) -> dict[str, float]:
     """Whole decode steps, their median: tokens a second, and the share of the limit (bytes over the bandwidth)."""
-    weights = random_model(spec, kind)
-    session = open_cuda(weights)
     session.prefill(list(range(7)))
     took = []
     for token in range(32 + steps):
@@ -161,7 +205,6 @@ def decode(spec: ModelSpec, kind: FileType, steps: int, bandwidth: float) -> dic
         took.append(time.perf_counter() - started)
     rate = 1 / float(np.median(took[32:]))
     read = weights.nbytes - weights.tensors["embedding"].nbytes  # of the embedding one row is read
-    session.close()
     return {
         "tokens_per_second": round(rate, 1), "bytes": read, "limit": round(bandwidth / read, 1),
         "share": round(rate * read / bandwidth, 3), "kernels": session.facts.details["kernels"],
@@ -182,13 +225,23 @@ def random_model(spec: ModelSpec, kind: FileType) -> Weights:
 
 
 def write_page(found: dict[str, Any]) -> None:
-    """Replace what stands between the card's marks of docs/gguf.md."""
-    start, end = "<!-- card -->\n", "<!-- end card -->"
-    page = DOCS.read_text(encoding="utf-8")
+    """Replace what stands between the marks of docs/gguf.md."""
+    page = replaced(DOCS.read_text(encoding="utf-8"), "card", steps_table(found))
+    DOCS.write_text(replaced(page, "prompts", prompts_table(found)), encoding="utf-8")
+
+
+def replaced(page: str, mark: str, lines: list[str]) -> str:
+    """The page with these lines between `<!-- mark -->` and `<!-- end mark -->`."""
+    start, end = f"<!-- {mark} -->\n", f"<!-- end {mark} -->"
     head, _, rest = page.partition(start)
     _, _, tail = rest.partition(end)
     if not tail:
         raise SystemExit(f"expected the marks {start.strip()} and {end} in {DOCS}")
+    return head + start + "\n".join(lines) + "\n" + end + tail
+
+
+def steps_table(found: dict[str, Any]) -> list[str]:
+    """Decode steps, and each kernel's share of the bandwidth."""
     lines = [
         f"{found['card']}, driver {found['driver']}, torch {found['torch']}; it reads "
         f"{found['read_bandwidth'] / 1e12:.2f} TB/s. One token at the 7B shape, float32 activations and cache, from a "
@@ -202,7 +255,21 @@ def write_page(found: dict[str, Any]) -> None:
         apart = f"{found['agreement'][kind]:.0e}" if kind in found["agreement"] else "a mix"
         speed, limit, share = (format(step[key], form) for key, form in FIGURES)
         lines.append(f"| {kind} | {speed} | {limit} | {share} | {shares} | {apart} |")
-    DOCS.write_text(head + start + "\n".join(lines) + "\n" + end + tail, encoding="utf-8")
+    return lines
+
+
+def prompts_table(found: dict[str, Any]) -> list[str]:
+    """Prompts by their length."""
+    first = next(iter(found["prompts"].values()))
+    lines = [
+        f"{found['card']}, torch {found['torch']}, the 7B shape: a prompt's tokens a second, in tiles / one by one.\n",
+        f"| type | {' | '.join(f'{count} tokens' for count in first)} |",
+        f"| --- |{' ---: |' * len(first)}",
+    ]
+    for kind, rates in found["prompts"].items():
+        pairs = (f"{rate['tiles']:,.0f} / {rate['one_by_one']:,.0f}" for rate in rates.values())
+        lines.append(f"| {kind} | {' | '.join(pairs)} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
         pytest.fail("a CUDA card is required here, for Triton to compile for", pytrace=False)
     pytest.skip("Triton compiles for a card, and there is none here", allow_module_level=True)
 
-from pv.backends import cuda, triton_quant
+from pv.backends import cuda, triton_prompt, triton_quant
 from pv.backends.cpu import open_cpu
 from pv.backends.cuda import CUDA_RECIPE, CudaOptions, CudaSession, open_cuda
 from pv.backends.quant_step import QuantStep
@@ -85,6 +85,28 @@ def test_a_fused_step_has_the_bits_of_single_operators_and_the_values_of_the_cpu
         want, got = reference.decode(token), session.decode(token)
     np.testing.assert_allclose(got, want, rtol=0, atol=FLIP)
     stages = deep(session, record_stages(reference, TOKENS))
+    assert stages.accepted, stages.reasons
+    assert max(stages.worst_local().values()) < 2e-6
+
+
+@pytest.mark.parametrize("case", ["Q4_K_M", "Q8_0 uneven"])
+def test_a_prompt_in_tiles_has_the_values_of_the_cpu_and_decoding_goes_on(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, prompt = blocks(*CASES[case]), [token % 32 for token in range(3, 24)]
+    session, reference = opened(weights), open_cpu(weights)
+    original, counts = triton_prompt.multiply, set()
+
+    def counted(a, w, kind, tile):
+        counts.add(len(a.codes))
+        return original(a, w, kind, tile)
+
+    monkeypatch.setattr(triton_prompt, "multiply", counted)
+    want, got = reference.prefill(prompt), session.prefill(prompt)
+    assert counts == {len(prompt)}, "tiles, and whole ones"
+    np.testing.assert_allclose(got, want, rtol=0, atol=FLIP)
+    np.testing.assert_allclose(session.decode(7), reference.decode(7), rtol=0, atol=FLIP)
+    stages = deep(session, record_stages(reference, prompt))
     assert stages.accepted, stages.reasons
     assert max(stages.worst_local().values()) < 2e-6
 

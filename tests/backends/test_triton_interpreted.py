@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-FILES = [Path(__file__).with_name(name) for name in ("test_triton_quant.py", "test_quant_step.py")]
+NAMES = ("test_triton_quant.py", "test_triton_prompt.py", "test_quant_step.py")
+FILES = [Path(__file__).with_name(name) for name in NAMES]
 
 
 @pytest.mark.slow

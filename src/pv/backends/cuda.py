@@ -308,10 +308,15 @@ class CudaSession:
 
     def _warm_up(self) -> None:
         """Compile, load and record before the first prompt, not during it."""
-        self._forward(self._token.repeat(2), None, None)
         try:
+            for count in self._kernels.prompts:
+                if count < self._cache.capacity:
+                    self._cache.reset()
+                    self._forward(self._token.repeat(count), None, None)
             one_by_one = self._forward(self._token, None, None).clone()
             self._cache.step_back()
+        except torch.OutOfMemoryError:
+            raise
         except Exception as problem:  # Triton's compiler raises what it likes; torch's own operators serve
             if self._kernels.word == "torch":
                 raise
@@ -450,6 +455,7 @@ class _Kernels:
     cache: type[DecodeCache]
     fuse: Callable[[Any], Fused] | None  # a cache of the type above -> a step
     word: str
+    prompts: tuple[int, ...] = (2,)  # lengths that use every kernel of a prompt, the longest first
 
 
 def _kernels_for(recipe: CudaRecipe, weights: Prepared | None, *, wanted: bool) -> _Kernels:
@@ -471,14 +477,14 @@ def _kernels_for(recipe: CudaRecipe, weights: Prepared | None, *, wanted: bool) 
 
 def _kernels_of_blocks(recipe: CudaRecipe, weights: Prepared, own: Operators, *, whole: bool) -> _Kernels:
     """The same for a model whose matrices are blocks. `whole`: no operator is planted."""
-    from pv.backends import triton_quant
+    from pv.backends import triton_prompt, triton_quant
     from pv.backends.cuda_fused import FusedCache
     from pv.backends.quant_step import QuantStep, plan_of
 
     operators = triton_quant.operators(own) if own.linear is not recipe.operators.linear else own
     cache, plan = recipe.cache(FusedCache), plan_of(weights)
     fuse = (lambda held: QuantStep(held, operators, plan)) if whole and cache is FusedCache else None
-    return _Kernels(operators, cache, fuse, "triton")
+    return _Kernels(operators, cache, fuse, "triton", (*triton_prompt.lengths(), 2))
 
 
 def _products(weights: Prepared) -> dict[str, str]:

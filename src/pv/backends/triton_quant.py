@@ -9,6 +9,8 @@ own, so that threads read whole words beside one another. A *unit* is what share
 Q6_K, 32 of Q8_0. The bytes stay the same, except that Q4_K's twelve bytes of six-bit scales become sixteen (4.625 bits
 a weight instead of 4.5).
 
+A prompt long enough for tiles of tokens takes `pv.backends.triton_prompt` over the same blocks and codes.
+
 On a card each kernel asks for the next one before it is done (programmatic dependent launch), and a product has read
 its first weights before it waits for the activations: a decode step is some hundred short kernels, and what lies
 between them would cost as much as they do.
@@ -32,7 +34,9 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch.nn import functional
 
+from pv.backends import triton_prompt
 from pv.backends.cuda_kernels import begin
 from pv.model.errors import QuantError
 from pv.model.operators import REFERENCE, Operators, Product
@@ -99,10 +103,20 @@ def product(x: torch.Tensor, weight: Weight) -> torch.Tensor:
     if x.shape[-1] != weight.shape[-1]:
         raise QuantError(f"expected {weight.shape[-1]} columns for {weight.name!r}, got {x.shape[-1]}")
     rows = x.reshape(-1, x.shape[-1]).to(torch.float32).contiguous()
-    kind, blocks = ACTIVATIONS[weight.type], packed(weight)
-    parts = [multiply(quantize_activations(part, kind), blocks, weight.type) for part in torch.split(rows, MOST)]
+    parts = [_of_part(part, weight) for part in torch.split(rows, MOST)]
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _of_part(x: torch.Tensor, weight: Weight) -> torch.Tensor:
+    """(T, K) -> (T, R) float32, T at most `MOST`: in tiles where that is faster, else token by token."""
+    count, kind, blocks = len(x), ACTIVATIONS[weight.type], packed(weight)
+    tile = triton_prompt.tile_for(weight.type, count, weight.shape[0])
+    if tile is None:
+        return multiply(quantize_activations(x, kind), blocks, weight.type)
+    if count < tile.tokens:
+        x = functional.pad(x, (0, 0, 0, tile.tokens - count))
+    return triton_prompt.multiply(quantize_activations(x, kind), blocks, weight.type, tile)[:count]
 
 
 def quantize_activations(x: torch.Tensor, kind: str) -> Codes:
