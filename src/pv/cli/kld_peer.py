@@ -65,7 +65,8 @@ def order_for(model: Model, asked: Order | None, backend: str) -> Order:
 def open_peered(path: Path) -> Model:
     """The file that both sides run.
 
-    Raises UsageError for a directory, ImportError without llama.cpp's wheel, ModelError for what is no model.
+    Raises UsageError for a directory, ImportError without llama.cpp's wheel, ModelError for what is no model, and
+    BackendBlocked for a type that llama.cpp does not compute.
     """
     from pv.model.open import open_model
 
@@ -76,7 +77,23 @@ def open_peered(path: Path) -> Model:
         )
     import xllamacpp  # noqa: F401  (its absence is told with its extra, and before anything is computed)
 
-    return open_model(path)
+    model = open_model(path)
+    _want_computable(model)
+    return model
+
+
+def _want_computable(model: Model) -> None:
+    """Raise BackendBlocked for types that pv runs, and that end llama.cpp (and this process) amid a forward."""
+    from pv.cli.engine import BackendBlocked
+    from pv.model.weights import WeightType
+
+    for weight in model.weights.tensors.values():
+        if weight.type == WeightType.F64 or (len(weight.shape) == 1 and weight.type != WeightType.F32):
+            raise BackendBlocked(
+                f"llama.cpp computes no {weight.type} {'matrix' if len(weight.shape) > 1 else 'norm or bias'}, "
+                f"and {weight.name!r} of {model.path} is one; "
+                f"`pv model convert {model.path} --to gguf --type F32` writes a file that it does compute"
+            )
 
 
 def peer_context(model: Model, asked: int) -> int:
