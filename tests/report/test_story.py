@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pv.contract.vocabulary import Status, Verdict
+from pv.evidence.ledger import view
 from pv.evidence.record import ThresholdRecord
+from pv.ladder.entitlement import entitle
 from pv.report import story as stories
 from pv.report.story import relative_margin
 from tests.report.samples import CPU, CUDA, STAGE_NOTES, Town
@@ -155,3 +157,19 @@ def test_the_path_of_a_contract_is_told_from_the_root(story, monkeypatch, tmp_pa
 
 def test_cells_are_in_the_order_of_the_claim(story):
     assert [cell.state.cell for cell in claim(story, "PARITY-001").cells] == [CPU, CUDA]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SURVIVED, Verdict.FALSIFIED, Verdict.VACUOUS, Verdict.BLOCKED])
+@pytest.mark.parametrize("stale", [False, True])
+def test_the_history_of_one_record_is_the_one_that_several_would_be_told_by(tmp_path, verdict, stale):
+    town = Town(tmp_path / "town")
+    figures = {} if verdict is Verdict.BLOCKED else {"words": 0 if verdict is Verdict.FALSIFIED else 5}
+    record = town.tell("FALSIFY-WORDS-001", figures, caught=verdict is not Verdict.VACUOUS)
+    assert record.verdict is verdict
+    if stale:
+        module = town.project.falsifiers / "words_v1.py"
+        module.write_text(module.read_text() + "x = 1\n")
+    one = claim(town.story, "WORDS-001")
+    assert bool(one.standing.entitlement.stale) is (stale and verdict is not Verdict.BLOCKED)
+    (event,) = one.events
+    assert (event.status, event.retracted) == (entitle(one.claim, [view(event.summary, {}, None)]).status, "")

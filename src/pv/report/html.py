@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -166,8 +167,14 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+class _Attributes(Environment):
+    """A dot in a template is an attribute and nothing else, which is looked up without a call of Python."""
+
+    getattr = staticmethod(getattr)  # type: ignore[assignment]  # it takes its arguments by place, as templates do
+
+
 def _environment() -> Environment:
-    environment = Environment(
+    environment = _Attributes(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -326,21 +333,21 @@ def _spark(series: Series) -> Markup:
     return Markup(svg.spark(values, [bool(point.drift) for point in series.points]))  # noqa: S704 - made of numbers
 
 
-def _drawn(chart: Chart) -> dict[str, Any]:
+def _drawn(chart: Chart) -> SimpleNamespace:
     """What the template needs to lay a chart out: `bars` (one row), `dots` (few columns) or `lines` (many)."""
     values = [value for row in chart.rows for value in row.values]
     if len(chart.rows) == 1:
         over = svg.scale(values, zero=True)
         labels = [label or str(at) for at, label in enumerate(chart.labels, 1)]
         lines = [(label, Markup(svg.bar(v, over)), v) for label, v in zip(labels, values, strict=True)]  # noqa: S704
-        return {"shape": "bars", "title": chart.rows[0].title, "lines": lines, "log": over.logarithmic}
+        return SimpleNamespace(shape="bars", title=chart.rows[0].title, lines=lines, log=over.logarithmic)
     over = svg.scale(values)
     if len(chart.labels) <= DOTS:
         heads = [(label or str(at + 1), Markup(svg.key(at))) for at, label in enumerate(chart.labels)]  # noqa: S704
         rows = [(row.title, row.values, Markup(svg.dots(row.values, over))) for row in chart.rows]  # noqa: S704
-        return {"shape": "dots", "heads": heads, "rows": rows, "log": over.logarithmic}
+        return SimpleNamespace(shape="dots", heads=heads, rows=rows, log=over.logarithmic)
     drawn = [
         (row.title, row.values, Markup(svg.spark(row.values)), min(row.values), max(row.values))  # noqa: S704
         for row in chart.rows
     ]
-    return {"shape": "lines", "labels": chart.labels, "rows": drawn, "log": False}
+    return SimpleNamespace(shape="lines", labels=chart.labels, rows=drawn, log=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -28,10 +29,12 @@ def shared_out(function: Callable[[Value], Result], values: Sequence[Value]) -> 
     if cores < 2 or threading.active_count() > 1:
         return [function(value) for value in values]
     _WORK.append((function, values))
+    gc.freeze()  # or each copy would look through all of our values, and copy the memory that they stand in
     try:
         with multiprocessing.get_context("fork").Pool(cores) as pool:
             return pool.map(_one, range(len(values)), chunksize=AT_ONCE)
     finally:
+        gc.unfreeze()
         _WORK.pop()
 
 

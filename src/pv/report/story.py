@@ -261,17 +261,21 @@ def _claim(ledger: Ledger, checks: Checks, contract: Contract, one: ClaimStandin
         standing=one,
         check=checks.of(contract.id, one.claim.id),
         cells=tuple(CellStory(state, read(_shown(state, counting))) for state in one.entitlement.cells),
-        events=tuple(history(one.claim, summaries))[-MOST_EVENTS:],
+        events=tuple(history(one.claim, summaries, one.status))[-MOST_EVENTS:],
         older=max(0, len(summaries) - MOST_EVENTS),
         series=series_of(record for s in counting if (record := read(s))) if several else (),
     )
 
 
-def history(claim: Claim, summaries: Sequence[Summary]) -> Iterator[Event]:
+def history(claim: Claim, summaries: Sequence[Summary], today: Status) -> Iterator[Event]:
     """What the records supported after each of them, oldest first; only the newest `MOST_EVENTS` are worked out.
 
-    Each moment is judged as it was then: of what was on record, nothing had gone stale.
+    Each moment is judged as it was then: of what was on record, nothing had gone stale. `today` is what they support
+    now, which of one record alone is what it always did: to be stale takes no rung away.
     """
+    if len(summaries) == 1:
+        yield Event(summaries[0], today, "")
+        return
     undone = retractions(summaries)
     for count in range(max(1, len(summaries) - MOST_EVENTS + 1), len(summaries) + 1):
         past = summaries[:count]
