@@ -3,10 +3,10 @@
     python benchmarks/scale.py [--contracts 2400] [--claims 10000] [--rounds 3] [--commands "status,gate"] [--json]
 
 The project is made here: contracts with equations, obligations and falsifiers that have thresholds, a check module for
-each contract, one sound record for each claim, statuses settled from them, and a branch that changed one contract. Its
-records hold made-up measurements, written by the code that writes real ones. Figures are user plus system time of the
-command and its children; the commands take turns and the median of the rounds is shown. `first` is the very first
-call, with no cache of anything.
+each contract, one sound record for each claim, the statuses that `pv settle` writes for them, and a branch that changed
+one contract. Its records hold made-up measurements, in the bytes that real ones have. Figures are user plus system time
+of the command and its children; the commands take turns and the median of the rounds is shown. `first` is the very
+first call, with no cache of anything.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pv.contract.load import load_all
 from pv.contract.project import Project, find
+from pv.evidence import statement
 from pv.evidence.ledger import Ledger
 from pv.evidence.record import Environment
 from pv.evidence.settle import settle
+from pv.evidence.store import relative_name
 from pv.falsify.api import Measurement
 from pv.falsify.attempt import Attempt
 from pv.falsify.discovery import find_checks
@@ -54,7 +58,7 @@ evidence = "evidence"
 """
 CONTRACT = """\
 metadata:
-  version: 1.0.0
+  version: {version}
   created: "2026-01-01"
   author: benchmark
   kind: pattern
@@ -74,7 +78,7 @@ falsification_tests:
 """
 CLAIM = """\
   - id: FALSIFY-K{number:04}-{claim:03}
-    rule: kernel {number} agrees with its reference at size {claim}
+{settled}    rule: kernel {number} agrees with its reference at size {claim}
     prediction: the worst difference at size {claim} is at most 1e-6
     test: falsifiers/{module}.py
     if_fails: the kernel is wrong at size {claim}
@@ -83,6 +87,17 @@ CLAIM = """\
     thresholds:
       worst_difference: {{op: "<=", value: 1.0e-6}}
       cases: {{op: ">", value: 0}}
+"""
+SETTLED = """\
+    status: FUNCTIONAL
+    last_verified: "2026-01-01"
+    evidence: ["{digest}"]
+    algorithm_evidence:
+      file_paths: ["falsifiers/{module}.py"]
+      function_names: ["size_{claim}"]
+      invariants_enforced: ["worst_difference <= 1e-06", "cases > 0"]
+    functional_evidence:
+      - "cpu · code · 2026-01-01 · worst_difference {difference:.7g}, cases {claim} · pv falsify --id {id}"
 """
 MODULE = """\
 from contextlib import contextmanager
@@ -150,17 +165,21 @@ def main() -> int:
 
 def make(folder: Path, contracts: int, claims: int) -> None:
     """A settled project on a branch that changed one contract."""
-    for name in ("contracts", "falsifiers"):
+    for name in ("contracts", "falsifiers", "evidence"):
         (folder / name).mkdir(parents=True)
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / ".gitignore").write_text(".pv_cache\nreport.*\n")
-    for number in range(contracts):
-        count = claims // contracts + (number < claims % contracts)
-        write(folder, number, count)
+    counts = [claims // contracts + (number < claims % contracts) for number in range(contracts)]
+    for number, count in enumerate(counts):
+        write_checks(folder, number, count)
+        write_contract(folder, number, count)
     project = find(folder)
-    record_all(project)
-    loaded = load_all((), project)
-    settle(project, loaded, find_checks(project), write=True)
+    digests = record_all(project)
+    for number, count in enumerate(counts):
+        write_contract(folder, number, count, digests)
+    plans = settle(project, load_all((), project), find_checks(project), write=False)
+    if len(plans) != contracts or any(plan.changes or plan.refused for plan in plans):
+        raise SystemExit(f"`pv settle` would write something else into {sum(plan.changes for plan in plans)} contracts")
     git(folder, "init", "-q", "-b", "main")
     commit(folder, "all of it")
     git(folder, "checkout", "-q", "-b", "work")
@@ -170,18 +189,27 @@ def make(folder: Path, contracts: int, claims: int) -> None:
     shutil.rmtree(folder / ".pv_cache", ignore_errors=True)
 
 
-def write(folder: Path, number: int, claims: int) -> None:
-    """One contract and its check module."""
+def write_checks(folder: Path, number: int, claims: int) -> None:
+    """The check module of one contract."""
+    checks = "".join(CHECK.format(number=number, claim=claim) for claim in range(1, claims + 1))
+    (folder / f"falsifiers/kernel_{number:04}_v1.py").write_text(MODULE + checks)
+
+
+def write_contract(folder: Path, number: int, claims: int, digests: Mapping[str, str] | None = None) -> None:
+    """One contract; with the digests of its records, as it stands when they are settled."""
     module = f"kernel_{number:04}_v1"
-    numbers = range(1, claims + 1)
-    entries = "".join(CLAIM.format(number=number, claim=claim, module=module) for claim in numbers)
-    (folder / f"contracts/kernel-{number:04}-v1.yaml").write_text(CONTRACT.format(number=number) + entries)
-    checks = "".join(CHECK.format(number=number, claim=claim) for claim in numbers)
-    (folder / f"falsifiers/{module}.py").write_text(MODULE + checks)
+    text = CONTRACT.format(number=number, version="1.1.0" if digests else "1.0.0")
+    for claim in range(1, claims + 1):
+        name = f"FALSIFY-K{number:04}-{claim:03}"
+        more = {"claim": claim, "module": module, "id": name, "difference": claim * 1e-8}
+        settled = SETTLED.format(digest=digests[name], **more) if digests else ""
+        text += CLAIM.format(number=number, claim=claim, module=module, settled=settled)
+    (folder / f"contracts/kernel-{number:04}-v1.yaml").write_text(text, "utf-8")
 
 
-def record_all(project: Project) -> None:
-    """A record of every claim, as `pv falsify` would keep it."""
+def record_all(project: Project) -> dict[str, str]:
+    """A record of every claim, as `pv falsify` would keep it but for the waiting until it is on disk: id -> digest."""
+    digests = {}
     checks = find_checks(project)
     ledger = Ledger.open(project, checks)
     facts, machine = run_facts(project, 0), environment()
@@ -193,9 +221,13 @@ def record_all(project: Project) -> None:
             if found is None or closure is None:
                 raise SystemExit(f"no check of {claim.id}: {checks.problems[:3]}")
             task = Task(one.contract, claim, found, claim.required_cells[0])
-            ledger.store.add(
-                record_of(attempted(task, machine), facts, closure, project, device=None, previous=""), None
-            )
+            record = record_of(attempted(task, machine), facts, closure, project, device=None, previous="")
+            content = statement.to_bytes(record)
+            path = project.evidence / relative_name(replace(record, digest=statement.digest(content)))
+            path.parent.mkdir()
+            path.write_bytes(content + b"\n")
+            digests[claim.id] = statement.digest(content)
+    return digests
 
 
 def attempted(task: Task, machine: Environment) -> Attempt:
