@@ -1,9 +1,10 @@
 """Text in the plain block style -> what libyaml's events would build, in 0.6 of their time; any other -> None.
 
-Contracts are written in a small part of YAML: keys that are words, block collections, quoted and plain scalars, block
-scalars. For such a text the objects that PyYAML makes for each event (two marks, a tuple, the event) take several
-times as long as libyaml's parsing. So it is read line by line, by a grammar in which every line has one meaning: 160 of
-162 real files, with their places, in 0.6 of the time of the events: a fifth of a cold `pv validate`.
+Contracts are written in a small part of YAML: keys that are words, block collections, brackets on one line, quoted and
+plain scalars, block scalars. For such a text the objects that PyYAML makes for each event (two marks, a tuple, the
+event) take several times as long as libyaml's parsing. So it is read line by line, by a grammar in which every line has
+one meaning: 161 of 162 real files, with their places, in 0.6 of the time of the events: a fifth of a cold `pv
+validate`.
 
 This is no second parser of YAML: at the first line outside of the grammar it gives up, and libyaml reads the whole, or
 refuses it. What the grammar takes is YAML and means the same to libyaml; tests hold it to that, to the last offset, on
@@ -19,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from pv.document.build import CLOSE, OPEN_MAP, OPEN_SEQUENCE, Built
 from pv.document.limits import Limits
-from pv.document.scalars import NUMERIC_STARTS, SHORT, WORDS, Scalar, resolve_plain
+from pv.document.scalars import NUMERIC_STARTS, SHORT, WORDS, resolve_plain
 
 _LARGEST: Final = 1 << 18  # characters; a larger text is no contract, and must not be read twice
 _LONGEST_FOLDED: Final = 4000  # characters of a scalar over several plain lines, which are joined one by one
@@ -35,8 +36,10 @@ _ESCAPED: Final = {r"\n": "\n", r"\t": "\t", r"\"": '"', "\\\\": "\\"}
 _ESCAPE: Final = re.compile(r"""\\["\\nt]""")
 _BREAKS_AND_BLANKS: Final = re.compile(r" *\n([ \n]*)")  # between quotes, blanks at both ends of a line mean nothing
 _BLOCK_HEADER: Final = re.compile(r"([|>])(-?) *\n( +)(?=[^ \n])")
-_FLOW: Final = re.compile(r'\[ *(?:(?:"[^"\\]*"|[\w./-]+)(?: *, *(?:"[^"\\]*"|[\w./-]+))* *)?\](?= *\Z)', re.ASCII)
-_FLOW_ITEM: Final = re.compile(r'("[^"]*")|([\w./-]+)', re.ASCII)
+# In brackets: one of their signs, a key, a quoted text, or words. Whatever fits nowhere else ends the plain style.
+_FLOW: Final = re.compile(
+    r' *(?:([\[\]{},])|([A-Za-z_][\w.-]{0,99}+): |("[^"\\]*")|([\w./-]+(?: +[\w./-]+)*))', re.ASCII
+)
 
 
 def build(text: str, limits: Limits) -> Built | None:
@@ -163,14 +166,12 @@ def build(text: str, limits: Limits) -> Built | None:
                 value, end, following, skipped = read
                 deque(islice(rows, skipped), 0)
                 tape += (start, end)
-            elif first == "[":
-                flow = _FLOW.match(rest)
-                if flow is None or len(outer) >= limits.depth:
+            elif first == "[" or first == "{":
+                flow = _flow(rest, start, limits.depth - len(outer), tape, texts, plains)
+                if flow is None:
                     return None
-                end = start + flow.end()
-                value = _flow_sequence(rest, start, tape, texts, plains)
-                tape += (CLOSE, end)
-                collections += 1
+                value, end, more = flow
+                collections += more
             elif first in _NO_PLAIN_START or (first == "-" and rest[1:2] in ("", " ")):
                 return None
             else:
@@ -296,20 +297,82 @@ def _folded(match: re.Match[str]) -> str:
     return "\n" * match[1].count("\n") or " "
 
 
-def _flow_sequence(rest: str, start: int, tape: list[int], texts: dict[tuple[int, Any], str], plains: list[int]) -> Any:
-    """The items of a sequence in brackets that _FLOW matched, noted on the tape up to the CLOSE."""
-    items: list[Scalar] = []
-    opened = len(tape)
-    tape += (OPEN_SEQUENCE, start, 0)
-    for match in _FLOW_ITEM.finditer(rest):
-        quoted, text = match.groups("")
-        value: Scalar = quoted[1:-1] or text
-        if text and ((len(text) < SHORT and text in WORDS) or text[0] in NUMERIC_STARTS):
-            plains.append(len(tape))
-            value = resolve_plain(text)
-            if value is not text:
-                texts[id(items), len(items)] = text
-        items.append(value)
-        tape += (start + match.start(), start + match.end())
-    tape[opened + 2] = len(tape)
-    return items
+class _Flow(NamedTuple):
+    """A collection in brackets: its value, its end, and how many collections it is."""
+
+    value: Any
+    end: int
+    collections: int
+
+
+def _flow(
+    rest: str, start: int, room: int, tape: list[int], texts: dict[tuple[int, Any], str], plains: list[int]
+) -> _Flow | None:
+    """The collection in brackets that is all of `rest`, noted on the tape; None where it is more than plain.
+
+    `start` is the place of `rest` in the text, `room` how deep it may nest.
+    """
+    root: list[Any] = []
+    container: Any = root
+    in_map, opened, collections, at = False, 0, 0, 0
+    outer: list[tuple[Any, bool, int]] = []
+    key = ""
+    ready = True  # an item may come here, or (in a mapping, while there is no key) a key
+    while True:
+        match = _FLOW.match(rest, at)
+        if match is None:
+            return None
+        at = match.end()
+        sign, word, quoted, text = match.groups("")
+        if sign == "]" or sign == "}":
+            # A bracket that closes ends an item, or follows the one that opened; it leaves no comma and no key behind.
+            if key or in_map != (sign == "}") or (ready and container):
+                return None
+            tape[opened + 2] = len(tape)
+            tape += (CLOSE, start + at)
+            container, in_map, opened = outer.pop()
+            ready = False
+            if outer:
+                continue
+            return None if rest[at:].strip(" ") else _Flow(root[0], start + at, collections)
+        if sign == ",":
+            if ready:
+                return None
+            ready = True
+            continue
+        if not ready or (in_map and not key and not word):
+            return None
+        if word:
+            if not in_map or key or word in container or word in WORDS:
+                return None
+            key = word
+            tape += (start + match.start(2), start + match.end(2))
+            continue
+        value: Any
+        if sign:
+            if len(outer) >= room:
+                return None
+            value = [] if sign == "[" else {}
+        elif quoted:
+            value = quoted[1:-1]
+            tape += (start + match.start(3), start + at)
+        elif text == "-" or text[:2] == "- ":
+            return None  # a dash before a blank opens a block, which stands in no bracket
+        else:
+            value = text
+            if (len(text) < SHORT and text in WORDS) or text[0] in NUMERIC_STARTS:
+                plains.append(len(tape))
+                value = resolve_plain(text)
+                if value is not text:
+                    texts[id(container), key if in_map else len(container)] = text
+            tape += (start + match.start(4), start + at)
+        if in_map:
+            container[key] = value
+        else:
+            container.append(value)
+        key, ready = "", False
+        if sign:
+            outer.append((container, in_map, opened))
+            container, in_map, opened, ready = value, sign == "{", len(tape), True
+            tape += (OPEN_MAP if in_map else OPEN_SEQUENCE, start + at - 1, 0)
+            collections += 1
