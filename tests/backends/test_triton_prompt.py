@@ -18,6 +18,7 @@ if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
 
 from pv.backends import triton_prompt, triton_quant
 from pv.backends.triton_prompt import LEAST, TILES, tile_for
+from pv.model.errors import QuantError
 from pv.model.quant import quantize
 from pv.model.quant_product import ACTIVATIONS, quantized_product
 from pv.model.weights import BLOCKS, Weight, WeightType
@@ -146,6 +147,13 @@ def test_a_matrix_smaller_than_a_tile_and_a_short_prompt_keep_the_vector_kernel(
         ):
             assert torch.equal(triton_quant.product(x, w), one_by_one(x, w))
     assert tiled == []
+
+
+def test_a_tile_that_is_not_filled_is_refused() -> None:
+    w, tile = weight(WeightType.Q8_0, 64, 256), triton_prompt.Tile(64, 16, 4, 3)
+    few = triton_quant.quantize_activations(activations(15, 256), "Q8_0")
+    with pytest.raises(QuantError, match=r"at least 64 rows and 16 tokens for Tile\(.*\), got 64, 15"):
+        triton_prompt.multiply(few, triton_quant.packed(w), WeightType.Q8_0, tile)
 
 
 def test_the_lengths_of_a_warm_up_reach_every_tile() -> None:

@@ -5,10 +5,11 @@ Here a program unpacks the codes of some rows once for a whole tile of tokens an
 with int8 codes (`tl.dot`, int32 sums: exact). As there, sums are scaled to float32 block by block; so the product
 differs from the vector kernel's by the order of float32 additions, and from the CPU's by their rounding.
 
-The tensor cores add 32 columns at a time and know of no scales, and a K type has one for each run of 16 or 32. So a
-weight's small scale is multiplied into its code first. What comes out has at most 10 bits (Q4_K: 63 * 15) or 13 and a
-sign (Q6_K: 128 * 32) and is taken as two int8, `step * coarse + fine`, each with a product of its own; the whole
-superblock of 256 is then one int32, at most 128 * 32 * 127 * 256 < 2**27. The minima of Q4_K are a third such product.
+The tensor cores add 32 columns at a time and know of no scales, and a K type has one for each run of 16 or 32. The runs
+of Q4_K are 32 long: each is a product, multiplied by its scale as an integer; the minima, repeated along their runs, are
+one more product. The runs of Q6_K are half as long, so there the scale is multiplied into the code first: at most 13 bits
+and a sign (128 * 32), taken as two int8, `64 * coarse + fine`, each with a product of its own. Either way a superblock of
+256 is one int32, at most 128 * 32 * 127 * 256 < 2**27.
 
 A token's sum runs over the blocks in their order, whatever the tile and whoever stands beside it: its product is the
 same, bit for bit, in every prompt that takes this way.
@@ -27,6 +28,7 @@ import torch
 import triton
 import triton.language as tl
 
+from pv.model.errors import QuantError
 from pv.model.weights import BLOCKS, WeightType
 
 if TYPE_CHECKING:
@@ -42,13 +44,14 @@ class Tile(NamedTuple):
     stages: int
 
 
-# Measured on an H200 at the 7B shape (`benchmarks/quantize_gpu.py --tune`), larger ones first.
+# Larger ones first. Q4_K's is the fastest of thirty on an H200 at the largest matrix of the 7B shape; the others hold
+# as many sums as registers do without spilling (`benchmarks/quantize_gpu.py --tune` measures all).
 TILES = {
     WeightType.Q4_K: (Tile(64, 32, 4, 3), Tile(64, 16, 4, 3)),
     WeightType.Q6_K: (Tile(64, 64, 4, 3), Tile(64, 16, 4, 3)),
     WeightType.Q8_0: (Tile(64, 64, 4, 3), Tile(64, 16, 4, 3)),
 }
-# So many tokens and more are faster in a tile that they do not fill than one by one, on that card.
+# So many tokens and more go into a tile, even one that they do not fill: half of the smallest. Fewer go one by one.
 LEAST = 8
 
 
@@ -65,8 +68,10 @@ def lengths() -> tuple[int, ...]:
 
 
 def multiply(a: Codes, w: Packed, kind: WeightType, tile: Tile) -> torch.Tensor:
-    """(T, K) codes times a rearranged weight -> (T, R) float32; T and R are at least the tile's."""
+    """(T, K) codes times a rearranged weight -> (T, R) float32. Raises QuantError where T or R is less than a tile."""
     count, rows, columns = len(a.codes), len(w.codes), 4 * a.codes.shape[1]
+    if count < tile.tokens or rows < tile.rows:  # it would be read and written outside of them
+        raise QuantError(f"expected at least {tile.rows} rows and {tile.tokens} tokens for {tile}, got {rows}, {count}")
     out = torch.empty((count, rows), dtype=torch.float32, device=a.codes.device)
     grid = (triton.cdiv(rows, tile.rows) * triton.cdiv(count, tile.tokens),)
     shape = (out, count, rows, columns // BLOCKS[kind][0], tile.rows, tile.tokens)
