@@ -5,11 +5,11 @@ Here a program unpacks the codes of some rows once for a whole tile of tokens an
 with int8 codes (`tl.dot`, int32 sums: exact). As there, sums are scaled to float32 block by block; so the product
 differs from the vector kernel's by the order of float32 additions, and from the CPU's by their rounding.
 
-The tensor cores add 32 columns at a time and know of no scales, and a K type has one for each run of 16 or 32. The runs
-of Q4_K are 32 long: each is a product, multiplied by its scale as an integer; the minima, repeated along their runs, are
-one more product. The runs of Q6_K are half as long, so there the scale is multiplied into the code first: at most 13 bits
-and a sign (128 * 32), taken as two int8, `64 * coarse + fine`, each with a product of its own. Either way a superblock of
-256 is one int32, at most 128 * 32 * 127 * 256 < 2**27.
+The tensor cores add 32 columns at a time and know of no scales, and a K type has one for each run of 16 or 32. The
+runs of Q4_K are 32 long: each is a product, multiplied by its scale as an integer; the minima, repeated along their
+runs, are one more product. The runs of Q6_K are half as long, so there the scale is multiplied into the code first: at
+most 13 bits and a sign (128 * 32), taken as two int8, `64 * coarse + fine`, each with a product of its own. Either way
+a superblock of 256 is one int32, at most 128 * 32 * 127 * 256 < 2**27.
 
 A token's sum runs over the blocks in their order, whatever the tile and whoever stands beside it: its product is the
 same, bit for bit, in every prompt that takes this way.
