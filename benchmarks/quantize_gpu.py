@@ -33,7 +33,7 @@ MATRICES = {"qkv": (4608, 3584), "attn_out": (3584, 3584), "ffn_gate": (18944, 3
             "lm_head": (152064, 3584)}  # fmt: skip
 FIGURES = (("tokens_per_second", ".0f"), ("limit", ".0f"), ("share", ".0%"))
 KINDS = (WeightType.Q4_K, WeightType.Q6_K, WeightType.Q8_0)
-PROMPTS = (8, 16, 64, 512)  # tokens
+PROMPTS = (16, 64, 512)  # tokens
 
 
 def main() -> None:

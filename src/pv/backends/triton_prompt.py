@@ -44,22 +44,23 @@ class Tile(NamedTuple):
     stages: int
 
 
-# Larger ones first. Q4_K's is the fastest of thirty on an H200 at the largest matrix of the 7B shape; the others hold
-# as many sums as registers do without spilling (`benchmarks/quantize_gpu.py --tune` measures all).
+# Larger ones first: the fastest for 512 tokens on an H200 at the largest matrix of the 7B shape, then one for prompts
+# that do not fill it (`benchmarks/quantize_gpu.py --tune`). Q6_K's first is so large that 64 tokens have one between.
 TILES = {
-    WeightType.Q4_K: (Tile(64, 32, 4, 3), Tile(64, 16, 4, 3)),
-    WeightType.Q6_K: (Tile(64, 64, 4, 3), Tile(64, 16, 4, 3)),
-    WeightType.Q8_0: (Tile(64, 64, 4, 3), Tile(64, 16, 4, 3)),
+    WeightType.Q4_K: (Tile(64, 64, 4, 2), Tile(64, 16, 4, 3)),
+    WeightType.Q6_K: (Tile(128, 128, 8, 3), Tile(64, 64, 4, 2), Tile(64, 16, 4, 3)),
+    WeightType.Q8_0: (Tile(128, 32, 4, 3), Tile(64, 16, 4, 3)),
 }
-# So many tokens and more go into a tile, even one that they do not fill: half of the smallest. Fewer go one by one.
-LEAST = 8
+# From so many tokens on, the products of a layer take less in tiles, though they do not fill the smallest one: at 8
+# Q4_K's do, Q8_0's are even and Q6_K's do not (about 450 us one by one, 640 in tiles); at 12 all three do.
+LEAST = 12
 
 
 def tile_for(kind: WeightType, count: int, rows: int) -> Tile | None:
     """The tile for `count` tokens, the smallest one's may be more; None where one by one is faster or rows are few."""
-    if count < LEAST or rows < max(tile.rows for tile in TILES[kind]):
+    if count < LEAST or rows < TILES[kind][-1].rows:
         return None
-    return next((tile for tile in TILES[kind] if tile.tokens <= count), TILES[kind][-1])
+    return next((tile for tile in TILES[kind] if tile.tokens <= count and tile.rows <= rows), TILES[kind][-1])
 
 
 def lengths() -> tuple[int, ...]:
