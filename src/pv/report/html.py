@@ -63,13 +63,14 @@ def page(story: Story, *, lazy: bool | None = None) -> str:
     anchors = Anchors(story)
     environment = _environment()
     environment.globals["anchors"] = anchors
+    arguments = {id(one): argument(one) for one in story.contracts}  # two files may have one stem
     about, claim = environment.get_template("about.html"), environment.get_template("claim.html")
 
     def body(contract: ContractStory, one: ClaimStory) -> Markup:
         return Markup(claim.render(contract=contract, one=one))  # noqa: S704 - the template has escaped what is in it
 
     def about_body(contract: ContractStory) -> Markup:
-        return Markup(about.render(one=contract, tree=argument(contract)))  # noqa: S704 - likewise
+        return Markup(about.render(one=contract, tree=arguments[id(contract)]))  # noqa: S704 - likewise
 
     def packed(contract: ContractStory) -> str:
         """JSON of anchor -> HTML, gzip, base64: tables repeat themselves, so a tenth of the size."""
@@ -96,7 +97,7 @@ def page(story: Story, *, lazy: bool | None = None) -> str:
         payload=payload,
         counts=_counted(story.claims),
         devices=[device for device in DeviceClass if any(device is cell.device for cell in story.matrix.cells)],
-        undeveloped={one.contract.id: len(undeveloped(argument(one))) for one in story.contracts},
+        undeveloped={one.contract.id: len(undeveloped(arguments[id(one)])) for one in story.contracts},
     )
 
 
@@ -182,29 +183,34 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_harmless,
     )
-    environment.filters |= {"short": short, "number": number_text, "many": _many, "prose": _prose}
+    environment.filters |= {  # called without the detour over the context that a function in a template takes
+        "short": short,
+        "number": number_text,
+        "many": _many,
+        "prose": _prose,
+        "bound_text": bound_text,
+        "chip": CHIPS.__getitem__,
+        "counted": _counted,
+        "flat": _flat,
+        "flags": _flags,
+        "link": _link,
+        "margin_text": _margin_text,
+        "margin_bar": _margin_bar,
+        "share_bar": _share_bar,
+        "spark": _spark,
+        "searched": _searched,
+        "devices_of": _devices_of,
+    }
     environment.globals |= {
         "Status": Status,
         "Verdict": Verdict,
         "RED": RED,
         "SHORT": SHORT,
         "RULE": RULE,
-        "bound_text": bound_text,
-        "chip": CHIPS.__getitem__,
-        "counted": _counted,
         "equations": equations,
-        "flat": _flat,
-        "flags": _flags,
         "is_chart": lambda part: isinstance(part, Chart),
-        "link": _link,
-        "margin_text": _margin_text,
-        "margin_bar": _margin_bar,
         "parts": parts,
         "drawn": _drawn,
-        "share_bar": _share_bar,
-        "spark": _spark,
-        "searched": _searched,
-        "devices_of": _devices_of,
     }
     return environment
 
