@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pv.contract.vocabulary import Verdict
 from pv.evidence import schema
 from pv.evidence.record import ControlRecord, Environment, FileDigest, MeasurementRecord, Record, ThresholdRecord
-from pv.evidence.statement import StatementError, digest, from_bytes, number, plain, to_bytes
+from pv.evidence.statement import StatementError, digest, from_bytes, from_known_bytes, number, plain, to_bytes
 
 VECTOR = Path(__file__).parent / "vectors" / "record.json"
 VECTOR_DIGEST = "sha256:237e60b82cf2b5d798d821a8377e0d8f2693e82f4a5fcf3dc590f64fa0cc4a21"
@@ -79,6 +79,7 @@ def test_any_record_survives_the_trip(measured, planted, environment, seed, note
     )
     content = to_bytes(record)
     assert from_bytes(content) == replace(record, digest=digest(content))
+    assert repr(from_known_bytes(content, digest(content))) == repr(from_bytes(content))  # 1 is not 1.0
 
 
 def test_the_form_is_frozen(make_record):
@@ -198,3 +199,18 @@ def test_the_schema_file_is_current():
 
 def _example() -> Record:
     return from_bytes(VECTOR.read_bytes())
+
+
+def test_a_record_under_names_that_only_python_gives_its_fields_is_none(make_record):
+    def snake(data):
+        data["predicate"]["run_id"] = data["predicate"].pop("runId")
+
+    with pytest.raises(StatementError, match="runId"):
+        from_bytes(edited(to_bytes(make_record()), snake), canonical=False)
+
+
+def test_bytes_that_are_not_the_known_ones_are_no_known_record(make_record):
+    content = to_bytes(make_record())
+    assert from_known_bytes(content + b"\n", digest(content)) == from_bytes(content)
+    assert from_known_bytes(content.replace(b"SURVIVED", b"FALSIFIED"), digest(content)) is None
+    assert from_known_bytes(b"", digest(content)) is None

@@ -27,7 +27,7 @@ Figure = float | int | Literal["NaN", "Infinity", "-Infinity"]
 class Model(BaseModel):
     """camelCase outside, snake_case inside; unknown fields of a later minor version are left alone."""
 
-    model_config = ConfigDict(frozen=True, strict=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, strict=True, alias_generator=to_camel, extra="ignore")
 
 
 class Digest(Model):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from pv.evidence.record import (
 PREFIX = "sha256:"
 MAX_BYTES = 8 * 1024 * 1024  # a record is text about one run; its log stands elsewhere
 MAX_EXACT = 2**53 - 1  # the largest integer that every JSON reader keeps
+ENVIRONMENT = tuple(field.name for field in fields(Environment))
 T = TypeVar("T")
 
 
@@ -59,13 +61,24 @@ def from_bytes(content: bytes, *, canonical: bool = True) -> Record:
     """
     body = content.removesuffix(b"\n")
     statement = _parse(body)
-    record = _record(statement, digest(body))
-    if canonical and _known(statement.predicate.schema_version) and to_bytes(record) != body:
+    record = _record(statement["predicate"], digest(body))
+    if canonical and _known(statement["predicate"]["schemaVersion"]) and to_bytes(record) != body:
         raise StatementError(
             "expected canonical JSON (RFC 8785) with the fields of schemaVersion "
             f"{schema.SCHEMA_VERSION} only, found bytes that change when written again"
         )
     return record
+
+
+def from_known_bytes(content: bytes, known: str) -> Record | None:
+    """The record in bytes that `from_bytes` has taken before, which their digest shows; None for any others.
+
+    They are not held to the schema again: a third of the time.
+    """
+    body = content.removesuffix(b"\n")
+    if digest(body) != known:
+        return None
+    return _record(json.loads(body, parse_int=_integer)["predicate"], known)
 
 
 def digest(content: bytes) -> str:
@@ -89,22 +102,23 @@ def plain(value: Number) -> float | int:
     return float(value) if isinstance(value, str) else value
 
 
-def _parse(body: bytes) -> schema.Statement:
+def _parse(body: bytes) -> dict[str, Any]:
+    """The statement in these bytes, as plain data that the schema has passed."""
     if len(body) > MAX_BYTES:
         raise StatementError(f"expected a record of at most {MAX_BYTES} bytes, found {len(body)}")
     try:
-        data = json.loads(
+        data: dict[str, Any] = json.loads(
             body.decode("utf-8"), parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_unique
         )
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise StatementError(f"expected JSON in UTF-8: {error}") from error
     _check_head(data)
     try:
-        statement = schema.Statement.model_validate(data)
+        schema.Statement.model_validate(data)
     except ValidationError as error:
         raise StatementError(_first(error)) from error
-    _check_moment(statement.predicate.started_on)
-    return statement
+    _check_moment(data["predicate"]["startedOn"])
+    return data
 
 
 def _check_head(data: Any) -> None:
@@ -302,67 +316,77 @@ def _seed(seed: int | None) -> int | str | None:
 # --- statement -> Record ---------------------------------------------------------------------------------------------
 
 
-def _record(statement: schema.Statement, own_digest: str) -> Record:
-    p = statement.predicate
+def _record(p: Mapping[str, Any], own_digest: str) -> Record:
+    """The record that a predicate tells, which the schema has passed: what must be there is there, as it must be."""
+    claim, cell, check, tool, vcs = p["claim"], p["cell"], p["check"], p["tool"], p.get("vcs")
+    seed = p.get("seed")
     return Record(
-        claim_id=p.claim.id,
-        contract_id=p.claim.contract_id,
-        contract_path=p.claim.contract_path,
-        contract_version=p.claim.contract_version,
-        cell=Cell(DeviceClass(p.cell.device), p.cell.subject),
-        level=Level(p.level),
-        verdict=Verdict(p.verdict),
-        reason=p.reason,
-        predicted=p.predicted,
-        observed=p.observed,
-        measurements=_measurements(p.measurements),
-        controls=tuple(_read_control(control) for control in p.negative_controls),
-        attacks=tuple(p.check.attacks),
-        claim_digest=PREFIX + p.claim.digest.sha256,
-        closure_digest=PREFIX + p.check.closure_digest.sha256,
-        closure=_files(p.check.closure),
-        bound=_files(p.bound_files),
-        tool_version=p.tool.version,
-        tool_digest=_prefixed(p.tool.digest),
-        environment=Environment(**p.environment.model_dump()),
-        seed=None if p.seed is None else int(p.seed),
-        started_at=p.started_on,
-        duration_seconds=p.duration_seconds,
-        command=p.command,
-        run_id=p.run_id,
-        entry_point=p.check.entry_point,
-        oracle=_optional(p.oracle, lambda o: OracleRecord(o.name, o.version, o.agreed)),
-        exhausted=_optional(p.exhausted, lambda e: ExhaustedRecord(e.bound, e.cases, e.complete)),
-        notes=tuple(p.notes),
-        missing=tuple(p.missing),
-        log=_optional(p.log, lambda log: LogRecord(log.digest.sha256, log.size, log.stored)),
-        git_commit=p.vcs.commit if p.vcs else "",
-        git_dirty=p.vcs.dirty if p.vcs else False,
-        previous=_prefixed(p.previous_record),
-        invalidates=_prefixed(p.invalidates),
+        claim_id=claim["id"],
+        contract_id=claim["contractId"],
+        contract_path=claim["contractPath"],
+        contract_version=claim["contractVersion"],
+        cell=Cell(DeviceClass(cell["device"]), cell["subject"]),
+        level=Level(p["level"]),
+        verdict=Verdict(p["verdict"]),
+        reason=p["reason"],
+        predicted=p["predicted"],
+        observed=p["observed"],
+        measurements=_measurements(p["measurements"]),
+        controls=tuple(_read_control(control) for control in p["negativeControls"]),
+        attacks=tuple(check["attacks"]),
+        claim_digest=PREFIX + claim["digest"]["sha256"],
+        closure_digest=PREFIX + check["closureDigest"]["sha256"],
+        closure=_files(check["closure"]),
+        bound=_files(p["boundFiles"]),
+        tool_version=tool["version"],
+        tool_digest=_prefixed(tool.get("digest")),
+        environment=Environment(**{name: p["environment"][name] for name in ENVIRONMENT}),
+        seed=None if seed is None else int(seed),
+        started_at=p["startedOn"],
+        duration_seconds=p["durationSeconds"],
+        command=p["command"],
+        run_id=p["runId"],
+        entry_point=check["entryPoint"],
+        oracle=_optional(p.get("oracle"), lambda o: OracleRecord(o["name"], o["version"], o["agreed"])),
+        exhausted=_optional(p.get("exhausted"), lambda e: ExhaustedRecord(e["bound"], e["cases"], e["complete"])),
+        notes=tuple(p["notes"]),
+        missing=tuple(p["missing"]),
+        log=_optional(p.get("log"), lambda log: LogRecord(log["digest"]["sha256"], log["size"], log["stored"])),
+        git_commit=vcs["commit"] if vcs else "",
+        git_dirty=vcs["dirty"] if vcs else False,
+        previous=_prefixed(p.get("previousRecord")),
+        invalidates=_prefixed(p.get("invalidates")),
         digest=own_digest,
     )
 
 
-def _prefixed(value: schema.Digest | None) -> str:
-    return PREFIX + value.sha256 if value else ""
+def _prefixed(value: Mapping[str, str] | None) -> str:
+    return PREFIX + value["sha256"] if value else ""
 
 
-def _files(files: Sequence[schema.File]) -> tuple[FileDigest, ...]:
-    return tuple(FileDigest(file.name, file.digest.sha256) for file in files)
+def _files(files: Sequence[Mapping[str, Any]]) -> tuple[FileDigest, ...]:
+    return tuple(FileDigest(file["name"], file["digest"]["sha256"]) for file in files)
 
 
-def _measurements(items: Sequence[schema.Measurement]) -> tuple[MeasurementRecord, ...]:
+def _measurements(items: Sequence[Mapping[str, Any]]) -> tuple[MeasurementRecord, ...]:
     return tuple(
-        MeasurementRecord(m.name, m.value, m.unit, m.n, _optional(m.threshold, _read_threshold), m.margin, m.passed)
+        MeasurementRecord(
+            m["name"],
+            m["value"],
+            m["unit"],
+            m["n"],
+            _optional(m.get("threshold"), _read_threshold),
+            m.get("margin"),
+            m["passed"],
+        )
         for m in items
     )
 
 
-def _read_threshold(t: schema.Threshold) -> ThresholdRecord:
-    value = (t.value[0], t.value[1]) if isinstance(t.value, list) else t.value
-    return ThresholdRecord(t.op, value, t.unit, t.source, t.repeat)
+def _read_threshold(t: Mapping[str, Any]) -> ThresholdRecord:
+    value = tuple(t["value"]) if isinstance(t["value"], list) else t["value"]
+    return ThresholdRecord(t["op"], value, t["unit"], t["source"], t.get("repeat"))
 
 
-def _read_control(c: schema.Control) -> ControlRecord:
-    return ControlRecord(c.name, c.breaks, c.caught, c.observed, _measurements(c.measurements))
+def _read_control(c: Mapping[str, Any]) -> ControlRecord:
+    return ControlRecord(c["name"], c["breaks"], c["caught"], c["observed"], _measurements(c["measurements"]))

@@ -308,10 +308,10 @@ class Reader:
             return None
         if summary.digest not in self._read:
             try:
-                record = statement.from_bytes((self._root / summary.path).read_bytes(), canonical=False)
-            except (OSError, ValueError):
-                record = None
-            self._read[summary.digest] = record if record and record.digest == summary.digest else None
+                content = (self._root / summary.path).read_bytes()
+            except OSError:
+                content = b""
+            self._read[summary.digest] = statement.from_known_bytes(content, summary.digest)
         return self._read[summary.digest]
 
 
