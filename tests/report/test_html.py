@@ -155,6 +155,19 @@ def test_notes_with_figures_are_drawn_beside_their_numbers(tree):
     assert len(list(charts[0].all("svg"))) == 2 + 3  # two keys, three rows
 
 
+def test_two_contracts_of_one_name_have_each_its_own_argument(story):
+    first, other = story.contracts
+    twin = replace(other, standing=replace(other.standing, contract=replace(other.contract, id=first.contract.id)))
+    alone, both = (html.page(replace(story, contracts=those), lazy=False) for those in ((twin,), (first, twin)))
+
+    def arguments(page: str) -> list[str]:
+        found = re.findall(r'<ul class="gsn">.*?</ul></div></details>', page, re.DOTALL)
+        return [re.sub(r'href="[^"]*"', "", text) for text in found]
+
+    assert len(set(arguments(both))) == 2
+    assert arguments(both)[1] == arguments(alone)[0]
+
+
 def test_the_argument_is_in_the_words_of_gsn(tree):
     argument = next(
         d for d in tree.by_id("contract-parity-v1").all("details") if d.attributes.get("class") == "argument"
