@@ -15,17 +15,29 @@ const EXPONENT = 0x7f800000u;  // all of its bits: infinity or NaN. Compilers ma
 
 fn finite(value: f32) -> bool { return (bitcast<u32>(value) & EXPONENT) != EXPONENT; }
 
-fn upper(value: f32) -> f32 { return bitcast<f32>(bitcast<u32>(value) & 0xfffff000u); }
-
-// numerator / x, rounded once. WGSL lets a quotient err by 2.5 units in the last place, and `fma` round twice; so the
-// remainder is taken with halves of 12 bits, whose products are exact (Dekker 1971).
+// numerator / x, rounded once, to nearest even. WGSL lets a quotient err by 2.5 units in the last place, and a compiler may
+// reorder what would mend it in floats; so it is a long division of the significands, eight bits at a time. Where one of
+// the three is no normal number, it is WGSL's quotient.
 fn over(numerator: f32, x: f32) -> f32 {
-    let near = numerator / x;
-    let q = upper(near);
-    let d = upper(x);
-    let rest = ((numerator - q * d) - q * (x - d)) - (near - q) * d - (near - q) * (x - d);
-    let better = near + rest / x;
-    return select(near, better, finite(better));
+    let above = bitcast<u32>(numerator);
+    let below = bitcast<u32>(x);
+    let exponents = vec2(above, below) >> vec2(23u) & vec2(255u);
+    let divisor = (below & 0x7fffffu) | 0x800000u;
+    var rest = (above & 0x7fffffu) | 0x800000u;
+    let less = rest < divisor;
+    rest = select(rest, rest << 1u, less) - divisor;
+    var quotient = 1u;
+    for (var i = 0; i < 3; i++) {
+        rest <<= 8u;
+        quotient = quotient << 8u | rest / divisor;
+        rest %= divisor;
+    }
+    let odd = quotient >> 1u & 1u;  // of the 24 bits that stay; the 25th rounds them
+    let rounded = (quotient >> 1u) + (quotient & select(odd, 1u, rest != 0u));
+    let exponent = i32(exponents.x) - i32(exponents.y) + 127 - i32(less);
+    let bits = ((above ^ below) & 0x80000000u) | ((u32(exponent) << 23u) + rounded - 0x800000u);
+    let normal = all(exponents > vec2(0u)) && all(exponents < vec2(255u)) && exponent > 0 && exponent < 255;
+    return select(numerator / x, bitcast<f32>(bits), normal);
 }
 
 // To float16 and back, to nearest even, subnormals kept: WGSL lets `quantizeToF16` flush them and round as it likes.
