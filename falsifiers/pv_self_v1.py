@@ -115,24 +115,50 @@ def killed(ctx: Any, house: House, *, shots: int, folders: str, command: Sequenc
 
 # --- 002: no lost update ----------------------------------------------------------------------------------------------
 
-# The lock and the comparison are gone; the fewer statuses a writer brings, the longer it takes to write them.
-BLIND_WRITER = """
-    import contextlib, time
+WRITERS = 4
+# The lock and the comparison are gone. So that luck plays no part, each writer keeps its record back until the one before
+# it has made its text; then they write in the opposite order, who knows least last.
+BLIND_WRITER = f"""
+    import contextlib, pathlib, time
     import pv.document.files as files
+    from pv.evidence.store import Store
 
-    real = files.replace_atomically
+    marks = pathlib.Path(__file__).parent
+    write, add = files.replace_atomically, Store.add
+    turn = []
+
+    def wait_for(mark):
+        end = time.monotonic() + 60
+        while not (marks / mark).exists() and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def take_a_turn():
+        for number in range({WRITERS}):
+            with contextlib.suppress(FileExistsError):
+                (marks / f"turn-{{number}}").mkdir()
+                return number
+
+    def in_turn(*arguments, **named):
+        if not turn:
+            turn.append(take_a_turn())
+            if turn[0]:
+                wait_for(f"made-{{turn[0] - 1}}")
+        return add(*arguments, **named)
 
     def blind(path, expected, content):
-        time.sleep(4 - content.count(b"status: FUNCTIONAL"))
-        real(path, content)
+        (marks / f"made-{{turn[0]}}").touch()
+        wait_for("made-{WRITERS - 1}")
+        if turn[0] < {WRITERS - 1}:
+            wait_for(f"written-{{turn[0] + 1}}")
+        write(path, content)
+        (marks / f"written-{{turn[0]}}").touch()
 
     @contextlib.contextmanager
     def unlocked(path, **_):
         yield
 
-    files.compare_and_swap, files.locked = blind, unlocked
+    files.compare_and_swap, files.locked, Store.add = blind, unlocked, in_turn
 """
-WRITERS = 4
 
 
 @falsifier(
