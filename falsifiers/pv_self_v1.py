@@ -116,8 +116,8 @@ def killed(ctx: Any, house: House, *, shots: int, folders: str, command: Sequenc
 # --- 002: no lost update ----------------------------------------------------------------------------------------------
 
 WRITERS = 4
-# The lock and the comparison are gone. So that luck plays no part, each writer keeps its record back until the one before
-# it has made its text; then they write in the opposite order, who knows least last.
+# The lock and the comparison are gone. So that luck plays no part, each writer keeps its record back until the one
+# before it has made its text; then they write in the opposite order, who knows least last.
 BLIND_WRITER = f"""
     import contextlib, pathlib, time
     import pv.document.files as files
