@@ -61,6 +61,23 @@ def test_activations_are_bit_for_bit_the_references(kind: WeightType, columns: i
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_card_without_dependent_launch_computes_the_same_bits(
+    kind: WeightType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cards before Hopper have none: no kernel may ask for it there, nor be launched so."""
+    x, w = activations(3, 768), weight(kind, 70, 768)
+    with_it = triton_quant.product(x, w)
+    monkeypatch.setattr(triton_quant, "dependent_launch", lambda device: False)
+    monkeypatch.setattr(triton_quant, "launching", lambda device: {})
+    triton_quant.card_of.cache_clear()
+    try:
+        assert triton_quant.card_of(x.device) == (0 if triton_quant.INTERPRETED else 1)
+        assert torch.equal(triton_quant.product(x, w), with_it)
+    finally:
+        triton_quant.card_of.cache_clear()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_product_beside_a_half_is_rounded_before_it_is_a_code(kind: WeightType) -> None:
     """Contracted with the addition behind it, it would not be: the code would be the exact product's."""
     extreme = np.float32(3.7)

@@ -84,6 +84,15 @@ MODULE = """
     def builds(ctx):
         ctx.subject("s", lambda: print("building") or ("broken" if defect else "sound"))
         return measure("m", ctx.subject("s", list) == "sound")
+
+    @falsifier("FALSIFY-X-013", level="algorithm", controls=[Control("c", plant=broken, breaks="m")])
+    def litters(ctx):
+        import tempfile
+        code = "import tempfile, os; print(tempfile.mkdtemp(), flush=True); os.kill(os.getpid(), 9)"
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        ctx.note(tempfile.mkdtemp())
+        ctx.note(child.stdout.strip())
+        return measure("m", 1)
 """
 
 
@@ -223,6 +232,15 @@ def test_a_worker_that_cannot_start_says_why(ask, monkeypatch, tmp_path):
     answer, _ = ask("survives")
     assert answer.outcome is Outcome.ERROR
     assert answer.reason.startswith("the worker ended by itself with exit code 1: ")
+
+
+def test_what_checks_leave_in_the_temporary_folder_goes_with_the_worker(ask):
+    answer, _ = ask("litters")
+    left = [Path(note) for note in answer.notes]
+    assert len(left) == 2
+    assert all(folder.is_dir() for folder in left)
+    ask.worker.close()
+    assert not any(folder.exists() for folder in left)
 
 
 def test_a_stopped_worker_answers_and_starts_no_more(ask):

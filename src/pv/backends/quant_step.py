@@ -32,8 +32,8 @@ import triton.language as tl
 
 from pv.backends import triton_quant as quant
 from pv.backends.cuda_fused import FusedCache, FusedStep
-from pv.backends.cuda_kernels import begin, inverse_rms, norm_warps, rotate_append
-from pv.backends.triton_quant import LAUNCH, ON_CARD, Codes, Packed, round_q8_0, round_q8_k
+from pv.backends.cuda_kernels import begin, inverse_rms, launching, norm_warps, rotate_append
+from pv.backends.triton_quant import Codes, Packed, card_of, round_q8_0, round_q8_k
 from pv.model.operators import Operators
 from pv.model.quant_product import ACTIVATIONS, BLOCK
 from pv.model.weights import Prepared, Weight
@@ -45,7 +45,7 @@ def _norm_codes(
     CARD: tl.constexpr,
 ):  # fmt: skip
     """256 columns of the norm and their codes. Every program finds the scale of the whole row for itself."""
-    begin(CARD)
+    begin(CARD > 1)
     scale = inverse_rms(x, eps, H, BLOCK)
     start = tl.program_id(0) * 256
     part = start + tl.arange(0, 256)
@@ -63,7 +63,7 @@ def _rope_append(
     HALF: tl.constexpr, BLOCK: tl.constexpr, CARD: tl.constexpr,
 ):  # fmt: skip
     """One program for each head of q, k and v: rotates q and k, writes k and v into the cache."""
-    begin(CARD)
+    begin(CARD > 1)
     head = tl.program_id(0)
     at = tl.arange(0, BLOCK)
     inside = at < HALF
@@ -78,7 +78,7 @@ def _silu_multiply_codes(
     gate, up, active, out, codes, scales, sums, F: tl.constexpr, SUPER: tl.constexpr, CARD: tl.constexpr
 ):
     """256 columns of silu(gate), of its product with up, and the product's codes."""
-    begin(CARD)
+    begin(CARD > 1)
     start = tl.program_id(0) * 256
     at = start + tl.arange(0, 256)
     value = tl.load(gate + at, mask=at < F, other=0.0)
@@ -227,8 +227,8 @@ class QuantStep:
         out, made = torch.empty_like(x), quant.room_for(1, width, self._kind, x.device)
         _norm_codes[(triton.cdiv(width, 256),)](
             x, gain, out, made.codes.view(torch.int8), made.scale, made.sums, eps, width,
-            triton.next_power_of_2(width), self._kind == "Q8_K", ON_CARD, num_warps=norm_warps(x.element_size()),
-            **LAUNCH,
+            triton.next_power_of_2(width), self._kind == "Q8_K", card_of(x.device),
+            num_warps=norm_warps(x.element_size()), **launching(x.device),
         )  # fmt: skip
         self._made = (out, self._kind, made)
         return out
@@ -246,7 +246,7 @@ class QuantStep:
         held, half = self._cache.expecting(), depth // 2
         _rope_append[(heads + 2 * keys,)](
             whole, cos, sin, q, k, held.keys, held.values, self._cache.position, self._cache.capacity, heads, keys,
-            half, triton.next_power_of_2(half), ON_CARD, num_warps=1, **LAUNCH,
+            half, triton.next_power_of_2(half), card_of(x.device), num_warps=1, **launching(x.device),
         )  # fmt: skip
         self._turned = (whole[:, heads * depth :], k)
         return q
@@ -267,7 +267,7 @@ class QuantStep:
         out, made = torch.empty_like(x), quant.room_for(1, width, self._kind, x.device)
         _silu_multiply_codes[(triton.cdiv(width, 256),)](
             promise.input, y, x, out, made.codes.view(torch.int8), made.scale, made.sums, width,
-            self._kind == "Q8_K", ON_CARD, num_warps=1, **LAUNCH,
+            self._kind == "Q8_K", card_of(x.device), num_warps=1, **launching(x.device),
         )  # fmt: skip
         self._made = (out, self._kind, made)
         return out

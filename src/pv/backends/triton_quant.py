@@ -11,9 +11,9 @@ a weight instead of 4.5).
 
 A prompt long enough for tiles of tokens takes `pv.backends.triton_prompt` over the same blocks and codes.
 
-On a card each kernel asks for the next one before it is done (programmatic dependent launch), and a product has read
-its first weights before it waits for the activations: a decode step is some hundred short kernels, and what lies
-between them would cost as much as they do.
+On Hopper and later each kernel asks for the next one before it is done (programmatic dependent launch), and a product
+has read its first weights before it waits for the activations: a decode step is some hundred short kernels, and what
+lies between them would cost as much as they do.
 
 Under `TRITON_INTERPRET=1` the kernels run on a CPU, which is how they are tested without a card.
 
@@ -29,7 +29,8 @@ import os
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -37,15 +38,14 @@ import triton.language as tl
 from torch.nn import functional
 
 from pv.backends import triton_prompt
-from pv.backends.cuda_kernels import begin
+from pv.backends.cuda_kernels import begin, dependent_launch, launching
 from pv.model.errors import QuantError
 from pv.model.operators import REFERENCE, Operators, Product
 from pv.model.quant_product import ACTIVATIONS, BLOCK
 from pv.model.weights import BLOCKS, Weight, WeightType
 
 MOST = 32768  # tokens of one launch
-ON_CARD = os.environ.get("TRITON_INTERPRET") != "1"  # dp4a and dependent launch; the interpreter has neither
-LAUNCH: dict[str, Any] = {"launch_pdl": True} if ON_CARD else {}
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Cut(NamedTuple):
@@ -125,8 +125,15 @@ def quantize_activations(x: torch.Tensor, kind: str) -> Codes:
     made = room_for(count, width, kind, x.device)
     codes = made.codes.view(torch.int8)
     grid = (count, triton.cdiv(width, 256))
-    _to_codes[grid](x, codes, made.scale, made.sums, width, kind == "Q8_K", ON_CARD, num_warps=1, **LAUNCH)
+    by, how = card_of(x.device), launching(x.device)
+    _to_codes[grid](x, codes, made.scale, made.sums, width, kind == "Q8_K", by, num_warps=1, **how)
     return made
+
+
+@cache
+def card_of(device: torch.device) -> int:
+    """What the kernels may use, their CARD: 0 nothing (the interpreter), 1 dp4a, 2 dependent launch too."""
+    return 0 if INTERPRETED else 1 + dependent_launch(device)
 
 
 def room_for(count: int, width: int, kind: str, device: torch.device) -> Codes:
@@ -148,13 +155,14 @@ def multiply(
     grid = (triton.cdiv(rows, cut.rows), count)
     other, total = plus or (out, out)
     step = min(cut.units, triton.next_power_of_2(units))
-    shape = (out, other, total, rows, units, cut.rows, step, plus is not None, ON_CARD)
+    shape = (out, other, total, rows, units, cut.rows, step, plus is not None, card_of(out.device))
+    how = {"num_warps": cut.warps, **launching(out.device)}
     if kind == WeightType.Q4_K:
-        _q4_k[grid](a.codes, a.scale, a.sums, w.codes, w.small, w.scale, *shape, num_warps=cut.warps, **LAUNCH)
+        _q4_k[grid](a.codes, a.scale, a.sums, w.codes, w.small, w.scale, *shape, **how)
     elif kind == WeightType.Q6_K:
-        _q6_k[grid](a.codes, a.scale, a.sums, w.codes, w.upper, w.small, w.scale, *shape, num_warps=cut.warps, **LAUNCH)
+        _q6_k[grid](a.codes, a.scale, a.sums, w.codes, w.upper, w.small, w.scale, *shape, **how)
     else:
-        _q8_0[grid](a.codes, a.scale, w.codes, w.scale, *shape, num_warps=cut.warps, **LAUNCH)
+        _q8_0[grid](a.codes, a.scale, w.codes, w.scale, *shape, **how)
     return out
 
 
@@ -298,7 +306,7 @@ def round_q8_0(value, start, left, codes, scales, CARD: tl.constexpr):
 @triton.jit  # type: ignore[untyped-decorator]
 def _to_codes(x, codes, scales, sums, K, SUPER: tl.constexpr, CARD: tl.constexpr):
     """256 activations of one token."""
-    begin(CARD)
+    begin(CARD > 1)
     first = tl.program_id(1) * 256
     start = tl.program_id(0).to(tl.int64) * K + first
     at = tl.arange(0, 256)
@@ -344,7 +352,7 @@ def _q4_k(
     unit = tl.arange(0, STEP)
     packed = _words_of(codes, line, unit, mine & (unit < U)[None, :], U * 8, 0, 8)
     six = tl.load(small + line * U + unit[None, :], mask=mine & (unit < U)[None, :], other=0)
-    begin(CARD)
+    begin(CARD > 1)
     a += token * U * 16
     a_sums += token * U * 4
     a_scale += token * (U // 4)
@@ -387,7 +395,7 @@ def _q6_k(
     one = _words_of(codes, line, unit, ok, U * 16, 0, 16)
     two = _words_of(codes, line, unit, ok, U * 16, 8, 16)
     bits = _words_of(upper, line, unit, ok, U * 8, 0, 8)
-    begin(CARD)
+    begin(CARD > 1)
     a += token * U * 32
     a_sums += token * U * 8
     a_scale += token * (U // 2)
@@ -435,7 +443,7 @@ def _q8_0(
     mine = (row < R)[:, None]
     unit = tl.arange(0, STEP)
     packed = _words_of(codes, line, unit, mine & (unit < U)[None, :], U * 8, 0, 8)
-    begin(CARD)
+    begin(CARD > 1)
     a += token * U * 8
     a_scale += token * U
     none = tl.zeros((ROWS, STEP, 8), tl.int32)

@@ -94,6 +94,8 @@ class Worker:
             return self._process
         self.kill()
         self._home = Path(tempfile.mkdtemp(prefix="pv-worker-"))
+        left_behind = self._home / "tmp"  # what checks, and processes that they kill, put aside and never remove
+        left_behind.mkdir()
         source = str(Path(pv.__file__).parent.parent)
         path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
         with (self._home / "stderr").open("wb") as stderr:
@@ -103,7 +105,13 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={**os.environ, **self.environment, "PYTHONPATH": path, TOKEN: _lineage(self.token)},
+                env={
+                    **os.environ,
+                    **self.environment,
+                    "PYTHONPATH": path,
+                    "TMPDIR": str(left_behind),
+                    TOKEN: _lineage(self.token),
+                },
                 start_new_session=True,
             )
         if self._stopped:
