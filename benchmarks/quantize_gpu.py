@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--types", default="Q4_K,Q4_K_M,Q8_0,Q6_K")
     parser.add_argument("--json", type=Path, help="write the figures there too")
-    parser.add_argument("--write", type=Path, metavar="JSON", help="put such figures into docs/gguf.md; needs no card")
+    parser.add_argument(
+        "--write", type=Path, metavar="JSON", help="put such figures into docs/gguf.md; needs Triton, but no card"
+    )
     options = parser.parse_args()
     if options.write:
         write_page(json.loads(options.write.read_text()))
