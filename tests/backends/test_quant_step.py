@@ -5,18 +5,16 @@ On a card by `make test-gpu`, and without one through Triton's interpreter, whic
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
-    if os.environ.get("PV_REQUIRE_GPU"):
-        pytest.fail("a CUDA card is required here, for Triton to compile for", pytrace=False)
-    pytest.skip("Triton compiles for a card, and there is none here", allow_module_level=True)
+from tests.backends.where_triton_runs import DEVICE, MARKS
 
+# Where Triton runs nowhere, that import has skipped this module.
+# isort: split
 from pv.backends import cuda, triton_prompt, triton_quant
 from pv.backends.cpu import open_cpu
 from pv.backends.cuda import CUDA_RECIPE, CudaOptions, CudaSession, open_cuda
@@ -29,9 +27,8 @@ from pv.model.synthetic import Recipe, build
 from pv.model.weights import Weight, Weights
 from pv.parity.deep import deep, record_stages
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
+pytestmark = MARKS
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOKENS = [1, 5]
 FLIP = 0.1  # what a code on the other side of a half moves logits by: their inputs differ in the last bit
 DEFAULTS = CudaOptions()

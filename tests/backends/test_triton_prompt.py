@@ -5,17 +5,14 @@ On a card by `make test-gpu`, and without one through Triton's interpreter, whic
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
 
-if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
-    if os.environ.get("PV_REQUIRE_GPU"):
-        pytest.fail("a CUDA card is required here, for Triton to compile for", pytrace=False)
-    pytest.skip("Triton compiles for a card, and there is none here", allow_module_level=True)
+from tests.backends.where_triton_runs import DEVICE, MARKS
 
+# Where Triton runs nowhere, that import has skipped this module.
+# isort: split
 from pv.backends import triton_prompt, triton_quant
 from pv.backends.triton_prompt import LEAST, TILES, tile_for
 from pv.model.errors import QuantError
@@ -23,15 +20,10 @@ from pv.model.quant import quantize
 from pv.model.quant_product import ACTIVATIONS, quantized_product
 from pv.model.weights import BLOCKS, Weight, WeightType
 
-pytestmark = [
-    pytest.mark.gpu,
-    # The interpreter computes lanes that a card masks, and numpy says that they divide by zero or overflow.
-    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
-]
+pytestmark = MARKS
 
 KINDS = list(triton_quant.PACKERS)
 EVERY_TILE = [(kind, tile) for kind, tiles in TILES.items() for tile in tiles]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 APART = 3e-7  # of the lengths of both factors, as for the vector product
 
 

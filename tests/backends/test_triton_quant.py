@@ -5,18 +5,16 @@ On a card by `make test-gpu`, and without one through Triton's interpreter, whic
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
-    if os.environ.get("PV_REQUIRE_GPU"):
-        pytest.fail("a CUDA card is required here, for Triton to compile for", pytrace=False)
-    pytest.skip("Triton compiles for a card, and there is none here", allow_module_level=True)
+from tests.backends.where_triton_runs import DEVICE, MARKS
 
+# Where Triton runs nowhere, that import has skipped this module.
+# isort: split
 from pv.backends import triton_quant
 from pv.model.errors import QuantError
 from pv.model.operators import REFERENCE
@@ -25,14 +23,9 @@ from pv.model.quant_product import ACTIVATIONS, quantized_product
 from pv.model.quant_product import quantize_activations as by_reference
 from pv.model.weights import Weight, WeightType
 
-pytestmark = [
-    pytest.mark.gpu,
-    # The interpreter computes lanes that a card masks, and numpy says that they divide by zero or overflow.
-    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
-]
+pytestmark = MARKS
 
 KINDS = list(triton_quant.PACKERS)
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def weight(kind: WeightType, rows: int, columns: int, seed: int = 0) -> Weight:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pv.cli import kld_peer
 from pv.cli.exit_codes import ExitCode
-from pv.cli.kld_peer import FAR, NEAR_TIE, floored, logprobs_of
+from pv.cli.kld_peer import FAR, NEAR_TIE, floored
 from pv.cli.main import pv
 from pv.compare.metrics import log_softmax
 from pv.model.gguf_write import FileType, convert
@@ -243,24 +243,6 @@ def test_a_plot_is_written(files: dict[str, Path], llama_cpp: None, tmp_path: Pa
     plot = tmp_path / "kld.png"
     told(files["Q8_0"], "--plot", str(plot), count=20)
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-
-
-def test_each_token_is_asked_for_with_those_before_it_and_told_once() -> None:
-    asked: list[list[int]] = []
-    told: list[int] = []
-
-    class Peer:
-        vocab = 3
-
-        def logprobs(self, tokens: Sequence[int]) -> np.ndarray:
-            assert len(told) == len(asked), "told after the answer"
-            asked.append(list(tokens))
-            return np.full(3, -len(tokens), np.float32)
-
-    rows = logprobs_of(Peer(), lambda: told.append(len(asked)))([7, 8, 9])  # type: ignore[arg-type]
-    assert asked == [[7], [7, 8], [7, 8, 9]]
-    assert told == [1, 2, 3]
-    assert rows.tolist() == [[-1] * 3, [-2] * 3, [-3] * 3]
 
 
 # --- refusals: none of them reaches llama.cpp ---

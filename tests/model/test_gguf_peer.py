@@ -118,6 +118,20 @@ def test_every_position_agrees_in_ggmls_order(kind: str, one_by_one) -> None:  #
     assert (found.argmax(axis=1) == theirs.argmax(axis=1)).all()
 
 
+def test_a_prompt_given_at_once_is_taken_one_token_at_a_time_too(one_by_one) -> None:  # type: ignore[no-untyped-def]
+    """No prefix of it was asked for before, so nothing but the size of a batch makes llama.cpp take it so.
+
+    In batches two of these prompts flip a code, and part by 2e-7 and 2e-6.
+    """
+    model, _, _ = one_by_one("Q4_K")
+    tokens = model.tokenizer.encode((TEACHER / "heldout.txt").read_text())
+    prompts = [tokens[start : start + 100] for start in range(0, 600, 100)]
+    with LlamaCpp(model.path, single=True) as peer:
+        theirs = np.stack([peer.logprobs(prompt) for prompt in prompts])
+    mine = np.stack([ours(model.weights, [prompt], open_cpu_ggml)[-1] for prompt in prompts])
+    assert one_minus_cosine(mine, theirs).max() <= 1e-12
+
+
 def test_a_single_wrong_code_is_seen_in_ggmls_order(one_by_one) -> None:  # type: ignore[no-untyped-def]
     """One code of 3 million: the rounding of activations hides it at most positions, and no argmax would show it."""
     model, theirs, documents = one_by_one("Q4_K")
@@ -177,6 +191,18 @@ def test_a_peer_that_was_asked_nothing_ends(both) -> None:  # type: ignore[no-un
     )
     done = subprocess.run([sys.executable, "-c", code, model.path], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip().endswith("over"), done.stderr
+
+
+def test_a_text_is_asked_for_prefix_by_prefix_and_each_answer_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+    told: list[int] = []
+    peer = object.__new__(LlamaCpp)
+    peer.vocab = 3
+    monkeypatch.setattr(peer, "logprobs", lambda tokens: asked.append(list(tokens)) or np.full(3, -len(asked)))
+    rows = peer.text_logprobs([7, 8, 9], lambda: told.append(len(asked)))
+    assert asked == [[7], [7, 8], [7, 8, 9]]
+    assert told == [1, 2, 3]
+    assert rows.tolist() == [[-1] * 3, [-2] * 3, [-3] * 3]
 
 
 def test_a_file_that_llama_cpp_cannot_load_is_a_sentence(teacher: Model, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ it takes one token a batch: its kernels add in another order for longer batches,
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from pv.backends.protocol import Session
     from pv.compare.kld import Divergence, Logits
-    from pv.model.gguf_peer import LlamaCpp
     from pv.model.open import Model
 
 Order = Literal["own", "ggml"]
@@ -123,12 +122,15 @@ def compare_with_peer(
     context = 1 + max(map(len, windows))
     total, hidden = sum(map(len, windows)), not sys.stderr.isatty()
     try:
-        with (  # ours first: a llama.cpp that is let go of before it was asked anything never ends
+        with (
             closing(_open_tested(model, backend, order)) as test,
             LlamaCpp(model.path, context=context, threads=torch.get_num_threads(), single=True) as peer,
             click.progressbar(length=total, label="tokens", file=sys.stderr, hidden=hidden) as progress,
         ):
-            theirs = logprobs_of(peer, lambda: progress.update(1))
+
+            def theirs(window: Sequence[int]) -> np.ndarray:
+                return peer.text_logprobs(window, lambda: progress.update(1))
+
             found = divergence(windows, floored(theirs), floored(logits_of(test)))
             return found, Sides(
                 f"llama.cpp ({peer.version}), one token at a time",
@@ -137,23 +139,6 @@ def compare_with_peer(
             )
     except PeerError as problem:
         raise BackendBlocked(str(problem)) from None
-
-
-def logprobs_of(peer: LlamaCpp, answered: Callable[[], None]) -> Logits:
-    """llama.cpp's log-probabilities after every token of a window; `answered` is told of each token.
-
-    With a vocabulary of 150,000 an answer takes a second, so a window is minutes.
-    """
-    import numpy as np
-
-    def after_each(window: Sequence[int]) -> np.ndarray:
-        rows = np.empty((len(window), peer.vocab), np.float32)
-        for at in range(len(window)):
-            rows[at] = peer.logprobs(window[: at + 1])
-            answered()
-        return rows
-
-    return after_each
 
 
 def floored(logits: Logits) -> Logits:
